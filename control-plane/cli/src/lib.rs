@@ -1,0 +1,1 @@
+//! The qrelay binary: a subcommand for each role, and the operator's commands.

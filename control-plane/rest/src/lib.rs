@@ -1,0 +1,1 @@
+//! REST/JSON and OpenAPI over any tonic service, from its descriptors.

@@ -1,0 +1,1 @@
+//! The control plane: tenants, keys, codes, endpoints and events over gRPC.

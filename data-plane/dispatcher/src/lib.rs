@@ -1,0 +1,1 @@
+//! The deliverer: leases partitions, matches events, signs and sends webhooks.

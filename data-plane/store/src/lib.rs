@@ -1,0 +1,1 @@
+//! Domain types, registry, log, leases, checkpoints and attempts, with the embedded backend.

@@ -1,0 +1,1 @@
+//! Load generators, counting receivers and ceilings for the published figures.

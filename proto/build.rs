@@ -1,0 +1,24 @@
+//! Compiles the contract without a system `protoc`: messages and services for tonic, and the descriptor set
+//! with comments and `google.api.http` options for reflection, REST and OpenAPI.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+const PUBLIC: [&str; 4] = [
+    "qrelay/v1/tenant.proto",
+    "qrelay/v1/code.proto",
+    "qrelay/v1/endpoint.proto",
+    "qrelay/v1/event.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=qrelay");
+    println!("cargo:rerun-if-changed=google");
+    let mut compiler = protox::Compiler::new(["."])?;
+    compiler.include_imports(true).include_source_info(true).open_files(PUBLIC)?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    tonic_prost_build::configure()
+        .build_transport(true)
+        .compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}
