@@ -14,7 +14,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=qrelay");
     println!("cargo:rerun-if-changed=google");
     let mut compiler = protox::Compiler::new(["."])?;
-    compiler.include_imports(true).include_source_info(true).open_files(PUBLIC)?;
+    compiler
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files(PUBLIC)?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()

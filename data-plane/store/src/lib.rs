@@ -1,1 +1,23 @@
-//! Domain types, registry, log, leases, checkpoints and attempts, with the embedded backend.
+//! The store: domain types, and the traits behind which a backend keeps them.
+//!
+//! Everything that qrelay remembers goes through this crate: the registry (tenants, keys, codes, endpoints,
+//! secrets), the log of scans, the configuration log, leases and checkpoints, the attempt log and commands.
+//! The rules that make the promises hold are written beside the traits ([`store`]); backends are judged by one
+//! conformance suite ([`conformance`], feature `testing`).
+//!
+//! Invariant: this crate knows neither hyper, tonic nor prost. Who serves, sends or speaks gRPC is elsewhere.
+
+pub mod appender;
+pub mod checkpoint;
+pub mod clock;
+pub mod event;
+pub mod hints;
+pub mod id;
+pub mod limits;
+pub mod model;
+pub mod record;
+pub mod store;
+
+pub use clock::{Clock, Timestamp};
+pub use hints::Hints;
+pub use store::{Store, StoreError};

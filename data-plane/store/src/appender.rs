@@ -1,0 +1,427 @@
+//! The writer: gathers records into batches and gets them acknowledged.
+//!
+//! One [`Appender`] per process start is one writer. Per partition it fills an open batch while the one before is
+//! in flight: sealed when that one is acknowledged, so there is no linger when idle and batches grow under load.
+//! A sealed batch never changes; one whose outcome is unknown is appended again with the same key and bytes, for
+//! as long as it takes. Meanwhile its waiters are told that it is not durable (their scans were not answered, so a
+//! later success of the batch loses nothing) and new records are refused at once, until the store is back.
+//!
+//! Invariants: one batch in flight per partition; an acknowledged head covers all batches below it; a record is
+//! never in two batches.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    clock::{SharedClock, Timestamp},
+    id::{EventAddress, PartitionId, Seq, WriterId},
+    limits,
+    record::{BatchBuilder, Record, RecordTooLarge},
+    store::{Batch, Heads, Result, SharedStore, WriterRow},
+};
+
+/// Why a record was not taken, or is not known to be durable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The store is failing, or too much waits for it.
+    #[error("the store does not take events just now")]
+    Refused,
+    /// Not acknowledged in time. It may still become durable.
+    #[error("the event was not acknowledged in time")]
+    NotDurable,
+    /// The writer is closing.
+    #[error("the writer is closing")]
+    Closing,
+    /// The record fits into no batch.
+    #[error(transparent)]
+    TooLarge(#[from] RecordTooLarge),
+}
+
+/// Records events. Cheap to clone; all clones are one writer.
+#[derive(Clone, Debug)]
+pub struct Appender {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: StoreHandle,
+    writer: WriterId,
+    partitions: Mutex<BTreeMap<PartitionId, Arc<Lane>>>,
+    tasks: TaskTracker,
+    /// Set by `close`: nothing new is taken, lanes drain.
+    closing: CancellationToken,
+}
+
+struct StoreHandle(SharedStore);
+
+impl std::fmt::Debug for StoreHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+/// One partition's stream of batches.
+#[derive(Debug)]
+struct Lane {
+    partition: PartitionId,
+    open: Mutex<Open>,
+    /// Wakes the lane's task: there is something to seal, or the end has come.
+    work: Notify,
+    /// The last attempt to append failed: nothing new is taken until one succeeds.
+    failing: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Open {
+    builder: BatchBuilder,
+    /// The number that the open batch will have.
+    seq: Seq,
+    first_at: Timestamp,
+    last_at: Timestamp,
+    /// Batches that were full before the one in flight was acknowledged.
+    full: std::collections::VecDeque<(Batch, Arc<Outcome>)>,
+    full_bytes: usize,
+    outcome: Arc<Outcome>,
+    acknowledged: Seq,
+}
+
+/// What became of a batch, for those who wait.
+#[derive(Debug, Default)]
+struct Outcome {
+    state: AtomicU8,
+    changed: Notify,
+}
+
+const WAITING: u8 = 0;
+const DURABLE: u8 = 1;
+const FAILED: u8 = 2;
+
+impl Outcome {
+    fn settle(&self, state: u8) {
+        if self
+            .state
+            .compare_exchange(WAITING, state, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+        {
+            self.changed.notify_waiters();
+        }
+    }
+
+    async fn settled(&self) -> bool {
+        loop {
+            let changed = self.changed.notified();
+            match self.state.load(Ordering::Acquire) {
+                WAITING => changed.await,
+                state => return state == DURABLE,
+            }
+        }
+    }
+}
+
+/// A record that was taken, and will be durable soon.
+#[derive(Debug)]
+pub struct Pending {
+    address: EventAddress,
+    outcome: Arc<Outcome>,
+}
+
+impl Pending {
+    /// Where the event stands, or will stand.
+    pub fn address(&self) -> EventAddress {
+        self.address
+    }
+
+    /// Waits until the record is durable.
+    ///
+    /// # Errors
+    /// [`AppendError::NotDurable`] when the store failed, or did not answer within
+    /// [`limits::APPEND_BUDGET`].
+    pub async fn durable(self) -> Result<EventAddress, AppendError> {
+        match timeout(limits::APPEND_BUDGET, self.outcome.settled()).await {
+            Ok(true) => Ok(self.address),
+            Ok(false) | Err(_) => Err(AppendError::NotDurable),
+        }
+    }
+}
+
+impl Appender {
+    /// Registers a new writer and starts its tasks. `heads_period`: how often changed heads are published.
+    ///
+    /// # Errors
+    /// When the store does not acknowledge the registration.
+    pub async fn start(
+        store: SharedStore,
+        clock: &SharedClock,
+        node: &str,
+        heads_period: Duration,
+    ) -> Result<Self> {
+        let writer = WriterId::random();
+        let row = WriterRow {
+            writer,
+            node: node.to_owned(),
+            beat: 0,
+            heads: Heads::new(),
+            closed: None,
+            registered_at: clock.now(),
+        };
+        store.register_writer(&row).await?;
+        let shared = Arc::new(Shared {
+            store: StoreHandle(store),
+            writer,
+            partitions: Mutex::default(),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+        });
+        shared
+            .tasks
+            .spawn(publish_heads(Arc::clone(&shared), heads_period));
+        Ok(Self { shared })
+    }
+
+    /// This writer's id.
+    pub fn writer(&self) -> WriterId {
+        self.shared.writer
+    }
+
+    /// Takes a record, timed `at`, for a partition. The answer comes at once: whether it becomes durable is for
+    /// [`Pending::durable`] to say.
+    ///
+    /// # Errors
+    /// When the store is failing, too much waits, the writer is closing, or the record is too large.
+    pub fn append(
+        &self,
+        partition: PartitionId,
+        at: Timestamp,
+        record: &Record<'_>,
+    ) -> Result<Pending, AppendError> {
+        if self.shared.closing.is_cancelled() {
+            return Err(AppendError::Closing);
+        }
+        let lane = self.shared.lane(partition);
+        if lane.failing.load(Ordering::Acquire) {
+            return Err(AppendError::Refused);
+        }
+        let pending = lane.take(self.shared.writer, at, record)?;
+        lane.work.notify_one();
+        Ok(pending)
+    }
+
+    /// Whether some partition's appends are failing just now.
+    pub fn is_failing(&self) -> bool {
+        lock(&self.shared.partitions)
+            .values()
+            .any(|lane| lane.failing.load(Ordering::Acquire))
+    }
+
+    /// Takes nothing new, waits until all that was taken is acknowledged, and closes the writer. Gives up
+    /// at `deadline`: the writer then stays open, and its successor closes it.
+    ///
+    /// # Errors
+    /// When the store does not acknowledge in time; nothing answered is lost by that.
+    pub async fn close(&self, deadline: Instant) -> Result<(), AppendError> {
+        self.shared.closing.cancel();
+        for lane in lock(&self.shared.partitions).values() {
+            lane.work.notify_one();
+        }
+        self.shared.tasks.close();
+        tokio::time::timeout_at(deadline, async {
+            self.shared.tasks.wait().await;
+            let last = self.shared.heads();
+            self.shared.store.0.close_writer(self.shared.writer, &last).await
+        })
+        .await
+        .map_err(|_| AppendError::NotDurable)?
+        .map_err(|_| AppendError::NotDurable)
+    }
+}
+
+impl Shared {
+    fn lane(self: &Arc<Self>, partition: PartitionId) -> Arc<Lane> {
+        let mut lanes = lock(&self.partitions);
+        let lane = lanes.entry(partition).or_insert_with(|| {
+            let lane = Arc::new(Lane::new(partition));
+            self.tasks.spawn(drain(Arc::clone(self), Arc::clone(&lane)));
+            lane
+        });
+        Arc::clone(lane)
+    }
+
+    fn heads(&self) -> Heads {
+        let lanes = lock(&self.partitions);
+        let heads = lanes
+            .values()
+            .map(|lane| (lane.partition, lock(&lane.open).acknowledged));
+        heads.filter(|(_, seq)| *seq > Seq::ZERO).collect()
+    }
+}
+
+impl Lane {
+    fn new(partition: PartitionId) -> Self {
+        Self {
+            partition,
+            open: Mutex::new(Open {
+                builder: BatchBuilder::default(),
+                seq: Seq::ZERO.next(),
+                first_at: Timestamp::EPOCH,
+                last_at: Timestamp::EPOCH,
+                full: std::collections::VecDeque::new(),
+                full_bytes: 0,
+                outcome: Arc::default(),
+                acknowledged: Seq::ZERO,
+            }),
+            work: Notify::new(),
+            failing: AtomicBool::new(false),
+        }
+    }
+
+    fn take(&self, writer: WriterId, at: Timestamp, record: &Record<'_>) -> Result<Pending, AppendError> {
+        let mut open = lock(&self.open);
+        let full = open.builder.bytes() >= limits::BATCH_BYTES_MAX
+            || usize::from(open.builder.count()) >= limits::BATCH_RECORDS_MAX;
+        if full {
+            if open.full_bytes >= limits::APPEND_BACKLOG_BYTES_MAX {
+                return Err(AppendError::Refused);
+            }
+            let sealed = open.seal(self.partition, writer);
+            open.full_bytes += sealed.0.body.len();
+            open.full.push_back(sealed);
+        }
+        let index = open.builder.push(record)?;
+        if index == 0 {
+            (open.first_at, open.last_at) = (at, at);
+        }
+        open.first_at = open.first_at.min(at);
+        open.last_at = open.last_at.max(at);
+        let address = EventAddress {
+            partition: self.partition,
+            writer,
+            seq: open.seq,
+            index,
+        };
+        Ok(Pending {
+            address,
+            outcome: Arc::clone(&open.outcome),
+        })
+    }
+
+    /// The next batch to append, if anything waits.
+    fn next(&self, writer: WriterId) -> Option<(Batch, Arc<Outcome>)> {
+        let mut open = lock(&self.open);
+        if let Some(sealed) = open.full.pop_front() {
+            open.full_bytes -= sealed.0.body.len();
+            return Some(sealed);
+        }
+        (open.builder.count() > 0).then(|| open.seal(self.partition, writer))
+    }
+
+    fn acknowledge(&self, seq: Seq) {
+        self.failing.store(false, Ordering::Release);
+        lock(&self.open).acknowledged = seq;
+    }
+
+    /// Tells everybody who waits that it will not be in time.
+    fn fail_waiters(&self, in_flight: &Outcome) {
+        self.failing.store(true, Ordering::Release);
+        in_flight.settle(FAILED);
+        let mut open = lock(&self.open);
+        open.full.iter().for_each(|(_, outcome)| outcome.settle(FAILED));
+        // Records that join the open batch once the store is back have an outcome of their own.
+        std::mem::take(&mut open.outcome).settle(FAILED);
+    }
+}
+
+impl Open {
+    fn seal(&mut self, partition: PartitionId, writer: WriterId) -> (Batch, Arc<Outcome>) {
+        let builder = std::mem::take(&mut self.builder);
+        let batch = Batch {
+            partition,
+            writer,
+            seq: self.seq,
+            first_at: self.first_at,
+            last_at: self.last_at,
+            count: builder.count(),
+            body: Bytes::from(builder.finish()),
+        };
+        self.seq = self.seq.next();
+        (batch, std::mem::take(&mut self.outcome))
+    }
+}
+
+/// A lane's task: appends one batch after the other, each until it is acknowledged.
+async fn drain(shared: Arc<Shared>, lane: Arc<Lane>) {
+    loop {
+        let Some((batch, outcome)) = lane.next(shared.writer) else {
+            if shared.closing.is_cancelled() {
+                return;
+            }
+            lane.work.notified().await;
+            continue;
+        };
+        let seq = batch.seq;
+        append_until_acknowledged(&shared, &lane, batch, &outcome).await;
+        lane.acknowledge(seq);
+        // Who was told FAILED has answered by then; a settled outcome stays as it is.
+        outcome.settle(DURABLE);
+        shared
+            .store
+            .0
+            .hints()
+            .partition(lane.partition)
+            .publish_head(shared.writer, seq);
+    }
+}
+
+async fn append_until_acknowledged(shared: &Shared, lane: &Lane, batch: Batch, outcome: &Outcome) {
+    let mut failures = 0_u64;
+    while let Err(error) = shared.store.0.append(batch.clone()).await {
+        if failures == 0 {
+            tracing::error!(%error, partition = %lane.partition, seq = %batch.seq, "cannot append; scans are refused until the store is back");
+        }
+        failures += 1;
+        lane.fail_waiters(outcome);
+        metrics::counter!("qrelay_append_failures_total").increment(1);
+        sleep(limits::APPEND_RETRY_PAUSE).await;
+    }
+    if failures > 0 {
+        tracing::info!(partition = %lane.partition, seq = %batch.seq, failures, "the store takes events again");
+    }
+}
+
+/// Publishes heads while they change, and a new beat at least every [`limits::BEAT_PERIOD`].
+async fn publish_heads(shared: Arc<Shared>, period: Duration) {
+    let (mut published, mut beat, mut last) = (Heads::new(), 0_u64, Instant::now());
+    loop {
+        tokio::select! {
+            () = shared.closing.cancelled() => return,
+            () = sleep(period) => {}
+        }
+        let heads = shared.heads();
+        if heads == published && last.elapsed() < limits::BEAT_PERIOD {
+            continue;
+        }
+        beat += 1;
+        match shared.store.0.publish_heads(shared.writer, beat, &heads).await {
+            Ok(()) => (published, last) = (heads, Instant::now()),
+            Err(error) => tracing::warn!(%error, "cannot publish heads; trying again"),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What panics under these locks would be a bug of ours; the data stays consistent either way.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,164 @@
+//! What a partition's owner saves of its progress, in types that the control plane reads too.
+//!
+//! The store keeps a checkpoint as rows `(kind, id) → JSON` in the lease's own partition, changed only together
+//! with the lease's beat ([`crate::store::Leases::save`]). Runs and chunk names are the dispatcher's own
+//! business; health and usage are read by the control plane and so defined here.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{clock::Timestamp, id::EndpointId, record::Classification};
+
+/// Names a row of a checkpoint.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct RowKey {
+    /// `run`, `health`, `usage`, …
+    pub kind: RowKind,
+    /// Unique within the kind.
+    pub id: String,
+}
+
+impl RowKey {
+    /// The health of an endpoint.
+    pub fn health(endpoint: EndpointId) -> Self {
+        Self {
+            kind: RowKind::Health,
+            id: endpoint.to_string(),
+        }
+    }
+}
+
+/// The kinds of rows of a checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowKind {
+    /// A run: cursors, end, endpoints.
+    Run,
+    /// A chunk's name and done-map.
+    Chunk,
+    /// [`EndpointHealth`] by endpoint id.
+    Health,
+    /// [`UsageCounts`] by `tenant/YYYY-MM`.
+    Usage,
+}
+
+impl RowKind {
+    /// As it is stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Chunk => "chunk",
+            Self::Health => "health",
+            Self::Usage => "usage",
+        }
+    }
+}
+
+/// How an endpoint fares, as its owner sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointHealth {
+    /// What the owner found.
+    pub state: HealthState,
+    /// Failed attempts since the last success.
+    pub consecutive_failures: u64,
+    /// When the present row of failures began.
+    pub failing_since: Option<Timestamp>,
+    /// Whether a 2xx was ever received.
+    pub ever_succeeded: bool,
+    /// Counts the changes of `state`, from 0.
+    pub version: u64,
+    /// The [`crate::model::Endpoint::enabled_epoch`] that this health belongs to.
+    pub enabled_epoch: u64,
+    /// What waits.
+    pub backlog: Option<Backlog>,
+}
+
+/// What an owner found about an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthState {
+    /// It answers.
+    #[default]
+    Healthy,
+    /// It failed five times in a row.
+    Degraded,
+    /// It failed for 24 hours, or answered 410.
+    Disabled,
+}
+
+/// What waits for an endpoint.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Backlog {
+    /// Deliveries known to wait; a lower bound while it lags.
+    pub events: u64,
+    /// When the oldest was recorded.
+    pub oldest_at: Option<Timestamp>,
+    /// Why.
+    pub reason: BacklogReason,
+    /// When the next attempt is due.
+    pub next_send_at: Option<Timestamp>,
+}
+
+/// Why deliveries wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BacklogReason {
+    /// For a retry.
+    Retrying,
+    /// For a rate limit.
+    Throttled,
+    /// The tenant paused it.
+    Paused,
+    /// It fails.
+    Degraded,
+    /// It failed for too long.
+    Disabled,
+    /// It is behind and on its way.
+    CatchingUp,
+}
+
+impl BacklogReason {
+    /// As in the contract.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retrying => "retrying",
+            Self::Throttled => "throttled",
+            Self::Paused => "paused",
+            Self::Degraded => "degraded",
+            Self::Disabled => "disabled",
+            Self::CatchingUp => "catching_up",
+        }
+    }
+}
+
+/// What one tenant used in one month, as far as one partition counted it. Saved in the same checkpoint as the
+/// cursor that passed the events, so it is exact across crashes.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UsageCounts {
+    /// Scans, by [`Classification::ALL`]'s order.
+    pub scans: [u64; Classification::ALL.len()],
+    /// Events, scans included.
+    pub events: u64,
+    /// Deliveries that succeeded.
+    pub deliveries: u64,
+}
+
+impl UsageCounts {
+    /// Counts one scan as an event.
+    pub fn count_scan(&mut self, class: Classification) {
+        if let Some(at) = Classification::ALL.iter().position(|known| *known == class) {
+            self.scans[at] += 1;
+        }
+        self.events += 1;
+    }
+
+    /// Adds what another partition counted.
+    pub fn add(&mut self, other: &UsageCounts) {
+        for (mine, theirs) in self.scans.iter_mut().zip(other.scans) {
+            *mine += theirs;
+        }
+        self.events += other.events;
+        self.deliveries += other.deliveries;
+    }
+}

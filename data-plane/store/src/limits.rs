@@ -1,0 +1,125 @@
+//! Every limit of the product, with its reason. Nothing grows without bound.
+
+use std::time::Duration;
+
+// ---- The log ----
+
+/// Shared partitions of an embedded install: enough that one slow owner task does not hold up all tenants, few
+/// enough that a commit gathers records of few rows.
+pub const PARTITIONS_EMBEDDED: u16 = 8;
+/// An open batch is sealed at this size: larger rows cost ScyllaDB latency, smaller ones cost statements.
+pub const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// Records per batch: the index in an event's address has 16 bits.
+pub const BATCH_RECORDS_MAX: usize = u16::MAX as usize;
+/// What may wait behind a partition's batch in flight before appends are refused: at 300 bytes a scan this is
+/// some 27,000 scans, more than a second of the highest rate measured.
+pub const APPEND_BACKLOG_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long a scan waits for its commit before it is answered 503. A healthy disk takes 0.2 ms; a person
+/// gives up after some seconds.
+pub const APPEND_BUDGET: Duration = Duration::from_secs(2);
+/// Pause between attempts to append a sealed batch that failed.
+pub const APPEND_RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// A writer's beat moves at least this often (DESIGN §5).
+pub const BEAT_PERIOD: Duration = Duration::from_secs(3);
+/// A writer whose beat has not moved for so long is silent: its tail is read past its head.
+pub const WRITER_SILENT_AFTER: Duration = Duration::from_secs(15);
+/// A missing batch below a head is recorded as a gap after so long.
+pub const GAP_AFTER: Duration = Duration::from_secs(600);
+/// Batch bytes that one read returns at most.
+pub const READ_BYTES_MAX: usize = 1024 * 1024;
+/// Changes in one row of the configuration log.
+pub const CONFIG_CHANGES_PER_ROW: usize = 256;
+
+// ---- A scan ----
+
+/// User agents are cut here: real ones are below 400 bytes.
+pub const USER_AGENT_BYTES_MAX: usize = 512;
+/// Referers (without query), hosts and accept-language are cut here.
+pub const REFERER_BYTES_MAX: usize = 1024;
+/// The query a scan came with is cut here.
+pub const QUERY_BYTES_MAX: usize = 1024;
+/// Accept-Language is cut here.
+pub const ACCEPT_LANGUAGE_BYTES_MAX: usize = 128;
+
+// ---- The registry ----
+
+/// Destinations: what browsers and proxies take without trouble.
+pub const DESTINATION_BYTES_MAX: usize = 8 * 1024;
+/// Endpoint URLs.
+pub const ENDPOINT_URL_BYTES_MAX: usize = 2 * 1024;
+/// Names of tenants, keys and codes, in characters.
+pub const NAME_CHARS_MAX: usize = 200;
+/// Endpoint descriptions, in characters.
+pub const DESCRIPTION_CHARS_MAX: usize = 500;
+/// campaign_id, owner_id and external_id, in characters.
+pub const REFERENCE_CHARS_MAX: usize = 128;
+/// Tags per code.
+pub const TAGS_MAX: usize = 32;
+/// A tag, in characters.
+pub const TAG_CHARS_MAX: usize = 64;
+/// A code's metadata or recipient, as JSON: it travels with every event.
+pub const METADATA_BYTES_MAX: usize = 8 * 1024;
+/// Nesting of metadata: deeper is hostile.
+pub const METADATA_DEPTH_MAX: usize = 16;
+/// Characters of a short id.
+pub const SHORT_ID_CHARS_MAX: usize = 64;
+/// Codes per tenant: a product on every shelf, and a bound.
+pub const CODES_PER_TENANT_MAX: u64 = 10_000_000;
+/// Endpoints per tenant: each event is matched against all of them.
+pub const ENDPOINTS_PER_TENANT_MAX: u64 = 100;
+/// Live API keys per tenant.
+pub const API_KEYS_PER_TENANT_MAX: u64 = 100;
+/// Tenants of an install.
+pub const TENANTS_MAX: u64 = 1_000_000;
+/// Event patterns of an endpoint.
+pub const EVENT_PATTERNS_MAX: usize = 64;
+/// Entries of a retry schedule.
+pub const RETRY_SCHEDULE_MAX: usize = 20;
+/// The longest pause in a retry schedule.
+pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The shortest pause after the first attempt.
+pub const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Attempts of one endpoint under way at once.
+pub const CONCURRENCY_MAX: u32 = 256;
+/// The same by default.
+pub const CONCURRENCY_DEFAULT: u32 = 16;
+/// Characters of a request_id.
+pub const REQUEST_ID_CHARS_MAX: usize = 128;
+/// How long a request_id is remembered.
+pub const REQUEST_ID_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Page sizes of lists.
+pub const PAGE_SIZE_DEFAULT: u32 = 50;
+/// The largest page.
+pub const PAGE_SIZE_MAX: u32 = 500;
+/// Live secrets of an endpoint: the current one and one that is being rotated out.
+pub const SECRETS_PER_ENDPOINT_MAX: usize = 2;
+
+// ---- Delivery ----
+
+/// Deliveries waiting for an outcome, per endpoint; beyond it the endpoint lags (DESIGN §6).
+pub const OUTSTANDING_PER_ENDPOINT_MAX: usize = 100_000;
+/// The same per partition.
+pub const OUTSTANDING_PER_PARTITION_MAX: usize = 200_000;
+/// Deliveries in one chunk.
+pub const CHUNK_DELIVERIES_MAX: usize = 512;
+/// A checkpoint's conditional batch.
+pub const CHECKPOINT_BYTES_MAX: usize = 200 * 1024;
+/// Pause between checkpoints on the embedded store: a crash repeats no more than this.
+pub const CHECKPOINT_PERIOD_EMBEDDED: Duration = Duration::from_millis(250);
+/// Connecting to a receiver.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// One exchange, connect included.
+pub const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Response bytes that are read at all.
+pub const RESPONSE_BYTES_MAX: usize = 64 * 1024;
+/// Response bytes that are kept in the attempt log.
+pub const RESPONSE_SNIPPET_BYTES: usize = 16 * 1024;
+/// How long a caller waits for the outcome of a test.
+pub const TEST_WAIT: Duration = Duration::from_secs(10);
+/// Commands of one partition not yet finished: callers wait for them, so more is a flood.
+pub const COMMANDS_PENDING_MAX: u64 = 1000;
+
+// ---- Retention ----
+
+/// Rows deleted in one step, so that retention never holds the writer thread for long.
+pub const RETENTION_ROWS_PER_STEP: u32 = 500;

@@ -1,0 +1,187 @@
+//! Webhook endpoints and their sealed secrets.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::Timestamp,
+    event::EventType,
+    id::{EndpointId, PartitionId, SecretId, TenantId},
+};
+
+/// A webhook subscription. What its owner finds out (health, backlog) is in the checkpoint, not here.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its id.
+    pub id: EndpointId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The partition whose owner alone sends for it. Stored at creation, never changed.
+    pub home: PartitionId,
+    /// Where events are POSTed.
+    pub url: String,
+    /// What people call it.
+    pub description: String,
+    /// What it subscribes to; at least one.
+    pub events: Vec<EventPattern>,
+    /// What its tenant wants.
+    pub intent: EndpointIntent,
+    /// Pauses before each attempt, in milliseconds; the first is before the first attempt.
+    pub retry_schedule_ms: Vec<u64>,
+    /// Attempts under way at once.
+    pub max_concurrency: u32,
+    /// Raised when a caller sets the endpoint active, so that its owner enables it again.
+    pub enabled_epoch: u64,
+    /// Whether it was deleted.
+    pub deleted: bool,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+    /// Counts the changes, from 1.
+    pub version: u64,
+}
+
+impl Endpoint {
+    /// Whether events of this type are for it.
+    pub fn subscribes(&self, event: EventType) -> bool {
+        self.events.iter().any(|pattern| pattern.matches(event))
+    }
+
+    /// The pause before attempt `number` (from 1), or none when the schedule is used up.
+    pub fn pause_before(&self, number: u32) -> Option<Duration> {
+        let at = usize::try_from(number.checked_sub(1)?).ok()?;
+        self.retry_schedule_ms
+            .get(at)
+            .map(|ms| Duration::from_millis(*ms))
+    }
+}
+
+/// What a tenant wants of an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointIntent {
+    /// Send.
+    Active,
+    /// Keep events waiting in the log.
+    Paused,
+}
+
+/// Which event types an endpoint asks for: an exact name, a family (`scan.*`), or `*`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum EventPattern {
+    /// Everything.
+    Any,
+    /// Everything whose name begins with this, the dot included.
+    Family(String),
+    /// Exactly this.
+    Exact(EventType),
+}
+
+impl EventPattern {
+    /// Whether it covers `event`.
+    pub fn matches(&self, event: EventType) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Family(prefix) => event.as_str().starts_with(prefix.as_str()),
+            Self::Exact(exact) => *exact == event,
+        }
+    }
+}
+
+impl fmt::Display for EventPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Family(prefix) => write!(f, "{prefix}*"),
+            Self::Exact(event) => f.write_str(event.as_str()),
+        }
+    }
+}
+
+/// A pattern that covers no event type.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("names no event type: use an exact name such as scan.created, a family such as scan.*, or *")]
+pub struct UnknownEvent;
+
+impl FromStr for EventPattern {
+    type Err = UnknownEvent;
+
+    fn from_str(text: &str) -> Result<Self, UnknownEvent> {
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let Some(prefix) = text.strip_suffix('*') else {
+            return text.parse().map(Self::Exact).map_err(|_| UnknownEvent);
+        };
+        let known = prefix.ends_with('.')
+            && EventType::ALL
+                .iter()
+                .any(|event| event.as_str().starts_with(prefix));
+        if known {
+            Ok(Self::Family(prefix.to_owned()))
+        } else {
+            Err(UnknownEvent)
+        }
+    }
+}
+
+impl Serialize for EventPattern {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for EventPattern {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// A signing secret, sealed. Kept in a table of its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SecretRow {
+    /// Its id; part of what the seal is bound to.
+    pub id: SecretId,
+    /// Whose it is.
+    pub endpoint: EndpointId,
+    /// Version, key id, nonce and ciphertext.
+    pub sealed: Vec<u8>,
+    /// When it was created. The newest signs first.
+    pub created_at: Timestamp,
+    /// When it stops signing.
+    pub expires_at: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_cover_exact_names_families_and_everything() {
+        let covers =
+            |pattern: &str, event: EventType| pattern.parse::<EventPattern>().unwrap().matches(event);
+        assert!(covers("scan.created", EventType::ScanCreated));
+        assert!(!covers("scan.created", EventType::CodeCreated));
+        assert!(covers("scan.*", EventType::ScanCreated));
+        assert!(!covers("code.*", EventType::ScanCreated));
+        assert!(covers("*", EventType::CodeDeleted));
+        for bad in [
+            "",
+            "scan",
+            "scan.",
+            "scan.*.*",
+            "scan*",
+            "s*",
+            ".*",
+            "nope.*",
+            "scan.created ",
+            "**",
+        ] {
+            assert!(bad.parse::<EventPattern>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! How scans are stored in the log: the codec of records and batches.
+//!
+//! A batch's body is `crc32 (4 bytes, little endian, of all that follows)` and then, per record,
+//! `length (4 bytes, little endian) | version (1 byte) | postcard`. A record's place in this sequence is its
+//! index, which is part of its event's id and so never changes: erasure replaces a record by
+//! [`Record::Redacted`] in its place. Postcard does not describe itself: a changed [`ScanRecord`] needs a new
+//! version byte, and old versions stay readable for as long as retention.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::Timestamp,
+    id::{CodeId, TenantId},
+};
+
+/// The version byte that is written.
+const VERSION: u8 = 1;
+const CRC_BYTES: usize = 4;
+const LENGTH_BYTES: usize = 4;
+
+/// One entry of the log.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Record<'a> {
+    /// A scan that was (or is about to be) answered with a redirect.
+    #[serde(borrow)]
+    Scan(ScanRecord<'a>),
+    /// An erased record, which keeps its index.
+    Redacted,
+}
+
+/// A scan, as far as privacy lets it be kept. Texts are cut by the edge (see [`crate::limits`]).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ScanRecord<'a> {
+    /// Whose code was scanned.
+    pub tenant: TenantId,
+    /// The code.
+    pub code: CodeId,
+    /// The version that answered.
+    pub code_version: u64,
+    /// When the request came in.
+    pub at: Timestamp,
+    /// What asked.
+    pub classification: Classification,
+    /// Why it was classified so.
+    pub classification_reason: Cow<'a, str>,
+    /// `mobile`, `tablet`, `desktop`, …
+    pub device_type: Option<Cow<'a, str>>,
+    /// `iPhone`, …
+    pub device_family: Option<Cow<'a, str>>,
+    /// `iOS`, …
+    pub os_family: Option<Cow<'a, str>>,
+    /// `Safari`, …
+    pub browser_family: Option<Cow<'a, str>>,
+    /// ISO 3166-1 alpha-2.
+    pub country: Option<Cow<'a, str>>,
+    /// The first subdivision's name.
+    pub region: Option<Cow<'a, str>>,
+    /// The city's name.
+    pub city: Option<Cow<'a, str>>,
+    /// Without query and fragment.
+    pub referer: Option<Cow<'a, str>>,
+    /// At most 512 bytes.
+    pub user_agent: Option<Cow<'a, str>>,
+    /// The host that was asked.
+    pub host: Option<Cow<'a, str>>,
+    /// The query that the scan came with.
+    pub query: Option<Cow<'a, str>>,
+    /// What the client reads.
+    pub accept_language: Option<Cow<'a, str>>,
+    /// The truncated network of the client, where its tenant wants it.
+    pub network: Option<Cow<'a, str>>,
+}
+
+/// What asked for a scan. Recorded with its reason, never dropped.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Classification {
+    /// A person.
+    Human,
+    /// A link unfurler.
+    Preview,
+    /// A browser ahead of a click.
+    Prefetch,
+    /// A search engine or other crawler.
+    Crawler,
+    /// A security scanner or monitor.
+    Scanner,
+    /// A library or command-line tool.
+    Tool,
+    /// A HEAD request.
+    Head,
+}
+
+impl Classification {
+    /// All of them, in the order of the contract.
+    pub const ALL: [Self; 7] = [
+        Self::Human,
+        Self::Preview,
+        Self::Prefetch,
+        Self::Crawler,
+        Self::Scanner,
+        Self::Tool,
+        Self::Head,
+    ];
+
+    /// As in payloads.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Preview => "preview",
+            Self::Prefetch => "prefetch",
+            Self::Crawler => "crawler",
+            Self::Scanner => "scanner",
+            Self::Tool => "tool",
+            Self::Head => "head",
+        }
+    }
+
+    /// True for all but people.
+    pub const fn is_bot(self) -> bool {
+        !matches!(self, Self::Human)
+    }
+}
+
+/// A record or batch that cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// The body is not what was written.
+    #[error("the batch's checksum does not match its bytes")]
+    Checksum,
+    /// The body ends in the middle of a record.
+    #[error("the batch ends in the middle of a record")]
+    Truncated,
+    /// Written by a newer release.
+    #[error("record version {0} is not known to this release")]
+    Version(u8),
+    /// The bytes are not a record.
+    #[error("the record's bytes do not make a record")]
+    Malformed,
+}
+
+/// A record that is too large for any batch. Cannot happen for scans cut at their limits.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a record of {bytes} bytes does not fit into a batch")]
+pub struct RecordTooLarge {
+    /// Its size.
+    pub bytes: usize,
+}
+
+/// The body of a batch while it is being filled.
+#[derive(Debug)]
+pub struct BatchBuilder {
+    body: Vec<u8>,
+    count: u16,
+}
+
+impl Default for BatchBuilder {
+    fn default() -> Self {
+        Self {
+            body: vec![0; CRC_BYTES],
+            count: 0,
+        }
+    }
+}
+
+impl BatchBuilder {
+    /// Records so far.
+    pub fn count(&self) -> u16 {
+        self.count
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Appends a record and returns its index.
+    ///
+    /// # Errors
+    /// When the record alone exceeds [`crate::limits::BATCH_BYTES_MAX`]; nothing is changed then.
+    ///
+    /// # Panics
+    /// When the batch already holds 65,535 records: the caller seals before.
+    pub fn push(&mut self, record: &Record<'_>) -> Result<u16, RecordTooLarge> {
+        let start = self.body.len();
+        self.body.extend_from_slice(&[0; LENGTH_BYTES]);
+        self.body.push(VERSION);
+        // Writing into a vector fails only for values that serde refuses, and a record has none.
+        let mut body = postcard::to_extend(record, std::mem::take(&mut self.body))
+            .expect("invariant: a record has no value that postcard refuses");
+        let bytes = body.len() - start - LENGTH_BYTES;
+        if bytes > crate::limits::BATCH_BYTES_MAX {
+            body.truncate(start);
+            self.body = body;
+            return Err(RecordTooLarge { bytes });
+        }
+        let length = u32::try_from(bytes).expect("invariant: checked against the limit above");
+        body[start..start + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+        self.body = body;
+        let index = self.count;
+        self.count = self
+            .count
+            .checked_add(1)
+            .expect("invariant: batches are sealed before the index overflows");
+        Ok(index)
+    }
+
+    /// The finished body.
+    pub fn finish(mut self) -> Vec<u8> {
+        let crc = crc32fast::hash(&self.body[CRC_BYTES..]);
+        self.body[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
+        self.body
+    }
+}
+
+/// Checks a body and walks its records: one result per index, so that one undecodable record costs only itself.
+///
+/// # Errors
+/// When the checksum does not match or the frame is cut off: then no record can be trusted.
+pub fn decode_batch(body: &[u8]) -> Result<Vec<Result<Record<'_>, DecodeError>>, DecodeError> {
+    let (crc, mut rest) = body.split_at_checked(CRC_BYTES).ok_or(DecodeError::Truncated)?;
+    if crc32fast::hash(rest).to_le_bytes() != crc {
+        return Err(DecodeError::Checksum);
+    }
+    let mut records = Vec::new();
+    while !rest.is_empty() {
+        let (length, after) = rest
+            .split_first_chunk::<LENGTH_BYTES>()
+            .ok_or(DecodeError::Truncated)?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| DecodeError::Truncated)?;
+        let (record, after) = after.split_at_checked(length).ok_or(DecodeError::Truncated)?;
+        records.push(decode_record(record));
+        rest = after;
+    }
+    Ok(records)
+}
+
+fn decode_record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
+    match bytes.split_first() {
+        Some((&VERSION, record)) => match postcard::take_from_bytes(record) {
+            Ok((record, [])) => Ok(record),
+            _ => Err(DecodeError::Malformed),
+        },
+        Some((&version, _)) => Err(DecodeError::Version(version)),
+        None => Err(DecodeError::Malformed),
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+pub use testing::any_record;
+
+#[cfg(any(test, feature = "testing"))]
+mod testing {
+    use proptest::{option, prelude::*, sample::select};
+
+    use super::*;
+
+    fn text() -> impl Strategy<Value = Cow<'static, str>> {
+        "\\PC{0,40}".prop_map(Cow::Owned)
+    }
+
+    /// Any record, for round-trip properties.
+    pub fn any_record() -> impl Strategy<Value = Record<'static>> {
+        let who = (
+            any::<[u8; 10]>(),
+            any::<[u8; 10]>(),
+            any::<u64>(),
+            0_i64..253_402_300_799_999,
+        );
+        let what = (select(Classification::ALL.to_vec()), text());
+        let texts = proptest::collection::vec(option::of(text()), 13);
+        let scan = (who, what, texts).prop_map(
+            |((tenant, code, code_version, at), (classification, reason), mut texts)| {
+                let mut next = || texts.pop().flatten();
+                Record::Scan(ScanRecord {
+                    tenant: TenantId::from_bytes(tenant),
+                    code: CodeId::from_bytes(code),
+                    code_version,
+                    at: Timestamp::from_millis(at),
+                    classification,
+                    classification_reason: reason,
+                    device_type: next(),
+                    device_family: next(),
+                    os_family: next(),
+                    browser_family: next(),
+                    country: next(),
+                    region: next(),
+                    city: next(),
+                    referer: next(),
+                    user_agent: next(),
+                    host: next(),
+                    query: next(),
+                    accept_language: next(),
+                    network: next(),
+                })
+            },
+        );
+        prop_oneof![9 => scan, 1 => Just(Record::Redacted)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_batch_survives_its_bytes(records in proptest::collection::vec(any_record(), 0..20)) {
+            let mut builder = BatchBuilder::default();
+            for (at, record) in records.iter().enumerate() {
+                prop_assert_eq!(usize::from(builder.push(record).unwrap()), at);
+            }
+            let body = builder.finish();
+            let read: Vec<_> = decode_batch(&body).unwrap().into_iter().map(Result::unwrap).collect();
+            prop_assert_eq!(read, records);
+        }
+
+        #[test]
+        fn any_bytes_decode_or_fail_without_panic(mut bytes: Vec<u8>) {
+            let _unchecked = decode_batch(&bytes).is_ok();
+            if bytes.len() >= CRC_BYTES {
+                let crc = crc32fast::hash(&bytes[CRC_BYTES..]).to_le_bytes();
+                bytes[..CRC_BYTES].copy_from_slice(&crc);
+                let _checked = decode_batch(&bytes).is_ok();
+            }
+        }
+
+        #[test]
+        fn a_flipped_bit_is_noticed(records in proptest::collection::vec(any_record(), 1..5), at: prop::sample::Index, bit in 0_u8..8) {
+            let mut builder = BatchBuilder::default();
+            for record in &records {
+                builder.push(record).unwrap();
+            }
+            let mut body = builder.finish();
+            let at = at.index(body.len());
+            body[at] ^= 1 << bit;
+            prop_assert_eq!(decode_batch(&body), Err(DecodeError::Checksum));
+        }
+    }
+
+    #[test]
+    fn a_newer_record_costs_only_itself() {
+        let mut builder = BatchBuilder::default();
+        builder.push(&Record::Redacted).unwrap();
+        builder.push(&Record::Redacted).unwrap();
+        let mut body = builder.finish();
+        body[CRC_BYTES + LENGTH_BYTES] = 9;
+        let crc = crc32fast::hash(&body[CRC_BYTES..]).to_le_bytes();
+        body[..CRC_BYTES].copy_from_slice(&crc);
+        assert_eq!(
+            decode_batch(&body).unwrap(),
+            [Err(DecodeError::Version(9)), Ok(Record::Redacted)]
+        );
+    }
+}

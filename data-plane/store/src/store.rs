@@ -1,0 +1,613 @@
+//! The traits behind which a backend keeps everything, and the rules that it must obey.
+//!
+//! Every method is atomic: it happened whole or not at all, and once it returned `Ok` it is durable. After an
+//! error of kind [`StoreError::Unavailable`] the outcome is unknown; callers repeat with the same arguments,
+//! which must be harmless. The conformance suite is the judge of all this.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    checkpoint::{RowKey, RowKind, UsageCounts},
+    clock::Timestamp,
+    event::EventType,
+    hints::Hints,
+    id::{
+        CodeId, CommandId, ConfigSeq, EndpointId, EventAddress, IdCipher, KeyId, OwnerId, PartitionId,
+        SecretId, Seq, TenantId, WriterId,
+    },
+    model::{ApiKey, Code, Endpoint, Resource, ResourceId, SecretRow, ShortLink, Tenant},
+};
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached or cannot write just now (disk full, I/O error, stopped). The outcome is unknown.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
+    /// What is stored is not what was written. Repeating does not help.
+    #[error("the store is damaged: {0}")]
+    Corrupt(String),
+}
+
+/// What store methods return.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// What was fixed when the store was created.
+#[derive(Clone, Debug)]
+pub struct Install {
+    /// Shared partitions, `0..partitions`.
+    pub partitions: u16,
+    /// Makes and reads event and delivery ids.
+    pub ids: IdCipher,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+/// Everything that qrelay remembers.
+pub trait Store: Log + ConfigLog + Registry + Leases + Attempts + Commands + Send + Sync + 'static {
+    /// What was fixed at creation.
+    fn install(&self) -> &Install;
+
+    /// The process's hints.
+    fn hints(&self) -> &Hints;
+
+    /// Whether opening this store proves that no other process uses it (the embedded store's lock does): then
+    /// leases and writers of others are dead and need no waiting out.
+    fn exclusive(&self) -> bool;
+}
+
+/// A shared store.
+pub type SharedStore = Arc<dyn Store>;
+
+// ---- The log ----
+
+/// Per partition, a batch number: heads, or the last batch of a closed writer.
+pub type Heads = BTreeMap<PartitionId, Seq>;
+
+/// A batch that never changes any more.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Batch {
+    /// Where.
+    pub partition: PartitionId,
+    /// Who.
+    pub writer: WriterId,
+    /// Which.
+    pub seq: Seq,
+    /// The earliest record's time.
+    pub first_at: Timestamp,
+    /// The latest record's time.
+    pub last_at: Timestamp,
+    /// Records.
+    pub count: u16,
+    /// Encoded as [`crate::record`] says.
+    pub body: Bytes,
+}
+
+/// A writer's row.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct WriterRow {
+    /// Its id.
+    pub writer: WriterId,
+    /// Which machine and role, for people.
+    pub node: String,
+    /// Moves while the writer lives.
+    pub beat: u64,
+    /// Per partition, the highest batch with it and all below acknowledged. May be behind the truth.
+    pub heads: Heads,
+    /// The last batch per partition, once closed. Records past it are ignored.
+    pub closed: Option<Heads>,
+    /// When it registered.
+    pub registered_at: Timestamp,
+}
+
+/// The log of events.
+#[async_trait]
+pub trait Log: Send + Sync {
+    /// Registers a writer. Acknowledged before its first append.
+    async fn register_writer(&self, row: &WriterRow) -> Result<()>;
+
+    /// Appends a sealed batch durably. Repeating the same batch is harmless; the same key with other bytes is
+    /// [`StoreError::Corrupt`] and changes nothing.
+    async fn append(&self, batch: Batch) -> Result<()>;
+
+    /// Replaces a writer's beat and heads. Heads never move back.
+    async fn publish_heads(&self, writer: WriterId, beat: u64, heads: &Heads) -> Result<()>;
+
+    /// Closes a writer with the last batch of each partition. The first close wins; a repeated one is harmless.
+    async fn close_writer(&self, writer: WriterId, last: &Heads) -> Result<()>;
+
+    /// All writers that have not been expired, closed ones included, in order of id.
+    async fn writers(&self) -> Result<Vec<WriterRow>>;
+
+    /// Batches of one writer with `after < seq <= through`, in order, gap-free from `after + 1`: what lies
+    /// behind a missing batch is not returned. At most about `max_bytes` (at least one batch, if there is one).
+    async fn read(
+        &self,
+        partition: PartitionId,
+        writer: WriterId,
+        after: Seq,
+        through: Seq,
+        max_bytes: usize,
+    ) -> Result<Vec<Batch>>;
+
+    /// One batch.
+    async fn batch(&self, partition: PartitionId, writer: WriterId, seq: Seq) -> Result<Option<Batch>>;
+
+    /// The lowest stored batch number of a writer above `after`, gaps or not.
+    async fn next_seq(&self, partition: PartitionId, writer: WriterId, after: Seq) -> Result<Option<Seq>>;
+
+    /// The highest batch number with it and all above `after` stored: the end of the gap-free tail. `after`
+    /// itself when nothing follows.
+    async fn tail(&self, partition: PartitionId, writer: WriterId, after: Seq) -> Result<Seq>;
+
+    /// Batches of a partition for reading backwards in time: ordered by (`last_at`, writer, seq) descending,
+    /// strictly below `before` (from the end, if none).
+    async fn batches_before(
+        &self,
+        partition: PartitionId,
+        before: Option<(Timestamp, WriterId, Seq)>,
+        limit: usize,
+    ) -> Result<Vec<Batch>>;
+}
+
+// ---- The configuration log ----
+
+/// One announced change.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ConfigChange {
+    /// Of what.
+    pub resource: ResourceId,
+    /// Whose.
+    pub tenant: TenantId,
+    /// To which version. (resource, version) makes repeats harmless.
+    pub version: u64,
+    /// When.
+    pub at: Timestamp,
+    /// By which key: `admin` or a key's id.
+    pub actor: String,
+    /// The event that it makes for subscribers, if any.
+    pub event: Option<EventType>,
+}
+
+/// A row of the configuration log.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ConfigRow {
+    /// Gap-free from 1.
+    pub seq: ConfigSeq,
+    /// At most 256, in order.
+    pub changes: Vec<ConfigChange>,
+}
+
+/// The configuration log: every change, in one order that all agree on.
+#[async_trait]
+pub trait ConfigLog: Send + Sync {
+    /// The last row's number.
+    async fn config_head(&self) -> Result<ConfigSeq>;
+
+    /// Rows after `after`, in order, gap-free, at most `limit`.
+    async fn config_after(&self, after: ConfigSeq, limit: usize) -> Result<Vec<ConfigRow>>;
+
+    /// One row.
+    async fn config_row(&self, seq: ConfigSeq) -> Result<Option<ConfigRow>>;
+
+    /// Changes of one tenant that make events, newest first, strictly below `before` (seq, index).
+    async fn config_events_before(
+        &self,
+        tenant: TenantId,
+        before: Option<(ConfigSeq, u16)>,
+        limit: usize,
+    ) -> Result<Vec<(ConfigSeq, u16, ConfigChange)>>;
+}
+
+// ---- The registry ----
+
+/// What a change expects to find.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expected {
+    /// Nothing: the row is new.
+    Absent,
+    /// This version.
+    Version(u64),
+}
+
+/// A caller's request id, so that a retried create creates once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RequestKey {
+    /// The tenant's id, or `admin`.
+    pub scope: String,
+    /// The RPC's name.
+    pub rpc: &'static str,
+    /// As the caller gave it.
+    pub request_id: String,
+    /// SHA-256 of the request's canonical encoding.
+    pub body_hash: [u8; 32],
+    /// When it may be forgotten.
+    pub expires_at: Timestamp,
+}
+
+/// What happens to an endpoint's secrets together with its change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SecretChange {
+    /// None are touched.
+    Keep,
+    /// This one is added and all others are deleted.
+    Replace(SecretRow),
+    /// All are deleted (with the endpoint).
+    Clear,
+}
+
+/// One change of one row: compare, set and announce, as one.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Change {
+    /// The whole new row. Its `version` is 1 for [`Expected::Absent`], else the expected one plus 1.
+    pub resource: Resource,
+    /// What must be there now.
+    pub expected: Expected,
+    /// When.
+    pub at: Timestamp,
+    /// By whom: `admin` or a key's id.
+    pub actor: String,
+    /// The event that it makes for subscribers, if any.
+    pub event: Option<EventType>,
+    /// What happens to secrets (endpoints only).
+    pub secrets: SecretChange,
+    /// For creates that carry a request id.
+    pub request: Option<RequestKey>,
+    /// For creates: how many live rows of this kind the tenant (or, for tenants, the install) may have.
+    pub count_max: Option<u64>,
+}
+
+/// How a change went.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Changed {
+    /// It stands in the configuration log.
+    Done(ConfigSeq),
+    /// The same request was carried out before and made (or changed) this; nothing was done now.
+    Replayed(ResourceId),
+}
+
+/// Why a change was not made. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// A row with this id, or this short link (perhaps another tenant's, perhaps deleted), exists.
+    #[error("it exists already")]
+    Exists,
+    /// Another version stands there, or none.
+    #[error("somebody else changed it first")]
+    Conflict,
+    /// The request id was used for another body.
+    #[error("the request id was used for another request")]
+    RequestReused,
+    /// The tenant has as many as it may.
+    #[error("the limit of {0} is reached")]
+    LimitReached(u64),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Where a page begins: strictly after (older than) this creation time and id.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PageKey {
+    /// The last row's creation time.
+    pub created_at: Timestamp,
+    /// The last row's id, as text.
+    pub id: String,
+}
+
+/// A list's bounds: newest first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Page {
+    /// Where to begin.
+    pub after: Option<PageKey>,
+    /// Rows at most.
+    pub limit: usize,
+}
+
+/// Which codes to list. Empty fields do not filter.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CodeFilter {
+    /// This short id.
+    pub short_id: Option<String>,
+    /// This tag.
+    pub tag: Option<String>,
+    /// This campaign.
+    pub campaign_id: Option<String>,
+    /// This external id.
+    pub external_id: Option<String>,
+}
+
+/// Tenants, keys, codes, endpoints and secrets.
+#[async_trait]
+pub trait Registry: Send + Sync {
+    /// Makes one change, durable and in the configuration log when this returns.
+    async fn change(&self, change: Change) -> Result<Changed, ChangeError>;
+
+    /// One tenant, deleted ones included.
+    async fn tenant(&self, id: TenantId) -> Result<Option<Arc<Tenant>>>;
+
+    /// Live tenants, newest first.
+    async fn tenants(&self, page: &Page) -> Result<Vec<Arc<Tenant>>>;
+
+    /// One key, revoked ones included.
+    async fn api_key(&self, id: KeyId) -> Result<Option<Arc<ApiKey>>>;
+
+    /// A tenant's live keys, newest first, each with when it was last used.
+    async fn api_keys(&self, tenant: TenantId, page: &Page) -> Result<Vec<(Arc<ApiKey>, Option<Timestamp>)>>;
+
+    /// Notes that a key was used. Not announced.
+    async fn touch_api_key(&self, id: KeyId, at: Timestamp) -> Result<()>;
+
+    /// One code, deleted ones included.
+    async fn code(&self, id: CodeId) -> Result<Option<Arc<Code>>>;
+
+    /// One version of a code. Versions never change.
+    async fn code_version(&self, id: CodeId, version: u64) -> Result<Option<Arc<Code>>>;
+
+    /// The code behind a short link, exactly as written. Deleted ones included.
+    async fn code_by_link(&self, link: &ShortLink) -> Result<Option<Arc<Code>>>;
+
+    /// A tenant's live codes, newest first.
+    async fn codes(&self, tenant: TenantId, filter: &CodeFilter, page: &Page) -> Result<Vec<Arc<Code>>>;
+
+    /// One endpoint, deleted ones included.
+    async fn endpoint(&self, id: EndpointId) -> Result<Option<Arc<Endpoint>>>;
+
+    /// A tenant's live endpoints, newest first.
+    async fn endpoints(&self, tenant: TenantId, page: &Page) -> Result<Vec<Arc<Endpoint>>>;
+
+    /// Live endpoints homed in a partition, in order of id, after `after`.
+    async fn endpoints_homed(
+        &self,
+        home: PartitionId,
+        after: Option<EndpointId>,
+        limit: usize,
+    ) -> Result<Vec<Arc<Endpoint>>>;
+
+    /// An endpoint's secrets, newest first.
+    async fn secrets(&self, endpoint: EndpointId) -> Result<Vec<SecretRow>>;
+
+    /// One secret, for checking that the master key opens what is stored; any will do.
+    async fn any_secret(&self) -> Result<Option<(TenantId, EndpointId, SecretId, Vec<u8>)>>;
+}
+
+// ---- Leases and checkpoints ----
+
+/// What a compare-and-set on a lease compares: which claim, and which save within it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Fence {
+    /// Raised by every claim.
+    pub epoch: u64,
+    /// Moved by every save; never the same twice within an epoch.
+    pub beat: u64,
+}
+
+/// A partition's lease.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Lease {
+    /// Claim and save.
+    pub fence: Fence,
+    /// Who holds it. None after a graceful release.
+    pub owner: Option<OwnerId>,
+    /// Where other roles reach the owner.
+    pub addr: String,
+}
+
+/// What a save changes beside the beat.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct CheckpointDelta {
+    /// Rows to write (JSON text) or, if `None`, to delete.
+    pub rows: BTreeMap<RowKey, Option<String>>,
+}
+
+impl CheckpointDelta {
+    /// The size that [`crate::limits::CHECKPOINT_BYTES_MAX`] bounds.
+    pub fn bytes(&self) -> usize {
+        self.rows
+            .iter()
+            .map(|(key, row)| key.id.len() + 16 + row.as_ref().map_or(0, String::len))
+            .sum()
+    }
+}
+
+/// How a compare-and-set on a lease went.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Cas {
+    /// It was as expected, and is now as wanted.
+    Applied,
+    /// It was otherwise: this is what stands there. Nothing was changed.
+    Lost(Option<Lease>),
+}
+
+/// Leases, and the checkpoints that only their holder can move.
+#[async_trait]
+pub trait Leases: Send + Sync {
+    /// A partition's lease.
+    async fn lease(&self, partition: PartitionId) -> Result<Option<Lease>>;
+
+    /// Claims (or releases) a lease: replaces what stands there if it is `expected`. `new.fence.epoch` MUST be
+    /// higher than the expected one's, except in a release by the holder, which only moves the beat.
+    async fn claim(&self, partition: PartitionId, expected: Option<Fence>, new: &Lease) -> Result<Cas>;
+
+    /// Saves a checkpoint: moves the beat of `expected` to `beat` and applies `delta`, both or nothing.
+    async fn save(
+        &self,
+        partition: PartitionId,
+        expected: Fence,
+        beat: u64,
+        delta: &CheckpointDelta,
+    ) -> Result<Cas>;
+
+    /// All rows of a partition's checkpoint, with the lease they belong to, as one consistent read.
+    async fn checkpoint(&self, partition: PartitionId) -> Result<(Option<Lease>, BTreeMap<RowKey, String>)>;
+
+    /// One row of a checkpoint.
+    async fn checkpoint_row(&self, partition: PartitionId, key: &RowKey) -> Result<Option<String>>;
+
+    /// Sums what partitions counted of a tenant in a month (`YYYY-MM`).
+    async fn usage(&self, tenant: TenantId, month: &str) -> Result<UsageCounts>;
+
+    /// Writes a chunk under a name never used before. Immutable.
+    async fn put_chunk(&self, partition: PartitionId, name: &str, body: Bytes) -> Result<()>;
+
+    /// Reads a chunk.
+    async fn chunk(&self, partition: PartitionId, name: &str) -> Result<Option<Bytes>>;
+
+    /// Deletes chunks that no checkpoint names any more.
+    async fn delete_chunks(&self, partition: PartitionId, names: &[String]) -> Result<()>;
+}
+
+/// The id of a usage row: `tenant/YYYY-MM`.
+pub fn usage_row(tenant: TenantId, month: &str) -> RowKey {
+    RowKey {
+        kind: RowKind::Usage,
+        id: format!("{tenant}/{month}"),
+    }
+}
+
+// ---- The attempt log ----
+
+/// How a delivery stands after an attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryStatus {
+    /// Another attempt follows.
+    Retrying,
+    /// A 2xx came.
+    Succeeded,
+    /// No further attempt follows.
+    GivenUp,
+}
+
+/// One attempt of a delivery.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AttemptRow {
+    /// For which endpoint.
+    pub endpoint: EndpointId,
+    /// When the delivery's first attempt began; the same in all of its rows.
+    pub first_at: Timestamp,
+    /// Which event.
+    pub event: EventAddress,
+    /// Its type.
+    pub event_type: EventType,
+    /// Counts from 1. A delivery given up without any attempt has one row with 0.
+    pub number: u32,
+    /// When this attempt began.
+    pub started_at: Timestamp,
+    /// How long it took.
+    pub duration_ms: u32,
+    /// How the delivery stands after it.
+    pub status: DeliveryStatus,
+    /// The HTTP status, if one came.
+    pub response_status: Option<u16>,
+    /// `dns`, `refused`, `connect`, `tls`, `timeout`, `http`, `protocol`, `blocked` or empty.
+    pub error_class: String,
+    /// Whose fault: `receiver`, `network`, `ours` or empty.
+    pub fault: String,
+    /// What went wrong, for people; empty on success.
+    pub error: String,
+    /// When the next attempt is due.
+    pub next_attempt_at: Option<Timestamp>,
+    /// Phases, headers (credentials masked) and so on, as JSON.
+    pub detail: serde_json::Value,
+    /// The first bytes of the response body.
+    pub response_body: Bytes,
+}
+
+/// A delivery as a list shows it: its last attempt, and how many there were.
+#[derive(Clone, PartialEq, Debug)]
+pub struct DeliverySummary {
+    /// The last attempt.
+    pub last: AttemptRow,
+    /// How many attempts.
+    pub attempts: u32,
+}
+
+/// The attempt log.
+#[async_trait]
+pub trait Attempts: Send + Sync {
+    /// Records attempts, in one block. Repeating a row is harmless.
+    async fn record_attempts(&self, rows: Vec<AttemptRow>) -> Result<()>;
+
+    /// An endpoint's deliveries, newest first (`first_at`, event, descending), strictly below `before`.
+    async fn deliveries(
+        &self,
+        endpoint: EndpointId,
+        before: Option<(Timestamp, EventAddress)>,
+        limit: usize,
+    ) -> Result<Vec<DeliverySummary>>;
+
+    /// All attempts of one delivery, oldest first.
+    async fn attempts(
+        &self,
+        endpoint: EndpointId,
+        first_at: Timestamp,
+        event: EventAddress,
+    ) -> Result<Vec<AttemptRow>>;
+}
+
+// ---- Commands ----
+
+/// What a partition's owner is asked to do, because only it connects to a tenant's URL.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum CommandKind {
+    /// Send a synthetic event once.
+    Test {
+        /// To this endpoint.
+        endpoint: EndpointId,
+    },
+}
+
+/// A command, and what came of it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Command {
+    /// Its id.
+    pub id: CommandId,
+    /// Whose owner is asked.
+    pub partition: PartitionId,
+    /// What for.
+    pub kind: CommandKind,
+    /// When.
+    pub created_at: Timestamp,
+    /// What came of it, once it is finished.
+    pub result: Option<CommandResult>,
+}
+
+/// What came of a command.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum CommandResult {
+    /// The attempt that was made.
+    Attempt(Box<AttemptRow>),
+    /// It could not be done.
+    Refused {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// Commands to owners.
+#[async_trait]
+pub trait Commands: Send + Sync {
+    /// Puts down a command. `Ok(false)` when [`crate::limits::COMMANDS_PENDING_MAX`] wait already.
+    async fn put_command(&self, command: &Command) -> Result<bool>;
+
+    /// Unfinished commands, oldest first.
+    async fn pending_commands(&self, partition: PartitionId, limit: usize) -> Result<Vec<Command>>;
+
+    /// Finishes a command; the first result wins.
+    async fn finish_command(
+        &self,
+        partition: PartitionId,
+        id: CommandId,
+        result: &CommandResult,
+    ) -> Result<()>;
+
+    /// One command.
+    async fn command(&self, partition: PartitionId, id: CommandId) -> Result<Option<Command>>;
+}
