@@ -1,0 +1,67 @@
+# Everything a person or CI runs here. `make help` lists it.
+#
+# Tools that the tests need are installed by tests/tools at pinned versions into .cache/ (QRELAY_CACHE overrides),
+# Debian packages only where they are missing. Each step stops at its first failure and says how to run it again.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+STEP := tests/tools/step
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+# How often the crash ledger kills the server.
+export QRELAY_TEST_KILLS ?= 25
+# How long `make fuzz` runs each target.
+FUZZ_SECONDS ?= 60
+# Arguments for the benchmark, say `make bench BENCH="--cycles 9"`.
+BENCH ?=
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: test
+test: ## Everything that proves the product works: contract lint, all tests, published client libraries.
+	@$(STEP) tools tests/tools/install
+	@$(STEP) contract tests/tools/buf lint proto
+	@$(STEP) tests cargo test --workspace
+	@# The other half of the tests: those marked `#[ignore = "needs X: run by make test"]`.
+	@$(STEP) tests-with-tools cargo test --workspace --lib --bins --tests -- --ignored
+	@tests/tools/summary tests tests-with-tools
+
+.PHONY: test-long
+test-long: export QRELAY_TEST_KILLS := 250
+test-long: test ## The same with ten times as many kills in the crash ledger.
+
+.PHONY: fmt
+fmt: ## Format the code.
+	cargo fmt --all
+
+.PHONY: lint
+lint: ## Check formatting and run clippy; warnings are errors.
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: docs
+docs: ## Build the API documentation; warnings are errors.
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
+
+.PHONY: deny
+deny: ## Check licences, banned crates and sources of all dependencies.
+	tests/tools/cargo-deny check --hide-inclusion-graph licenses bans sources
+
+.PHONY: fuzz
+fuzz: ## Fuzz each parser of remote bytes for FUZZ_SECONDS (needs a nightly toolchain).
+	tests/tools/fuzz $(FUZZ_SECONDS)
+
+.PHONY: bench
+bench: ## Benchmark the redirect against nginx: server CPU per request (some ten minutes, see loadtest/README.md).
+	tests/tools/install nginx
+	cargo build --release -p qrelay -p qrelay-loadtest
+	$(TARGET)/release/qrelay-loadtest redirect --qrelay $(TARGET)/release/qrelay \
+		--dir $(TARGET)/bench --json $(TARGET)/bench/redirect.json $(BENCH)
+
+.PHONY: bench-quick
+bench-quick: ## The same in under three minutes, once built.
+	@$(MAKE) --no-print-directory bench BENCH="--quick $(BENCH)"
