@@ -17,6 +17,7 @@ pub mod limits;
 pub mod model;
 pub mod record;
 pub mod store;
+pub mod target;
 
 pub use clock::{Clock, Timestamp};
 pub use hints::Hints;

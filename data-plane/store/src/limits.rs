@@ -119,6 +119,40 @@ pub const TEST_WAIT: Duration = Duration::from_secs(10);
 /// Commands of one partition not yet finished: callers wait for them, so more is a flood.
 pub const COMMANDS_PENDING_MAX: u64 = 1000;
 
+// ---- Names of receivers (DNS) ----
+
+/// Longest answer to "which addresses has this name": no webhook host needs more, and every one is judged.
+pub const DNS_ANSWERS_MAX: usize = 64;
+/// Names whose answers are kept until their TTL passes, about 1 KiB each.
+pub const DNS_CACHE_ENTRIES_MAX: u64 = 8 * 1024;
+/// Look-ups in flight to a name server.
+pub const DNS_REQUESTS_MAX: usize = 256;
+/// An answer is asked for again after this, whatever its TTL says: a moved receiver is found.
+pub const DNS_POSITIVE_TTL_MAX: Duration = Duration::from_secs(5 * 60);
+/// A name that did not exist is asked for again after this: the tenant may just be creating it.
+pub const DNS_NEGATIVE_TTL_MAX: Duration = Duration::from_secs(30);
+/// One question to one name server; two tries fit into [`DNS_TIMEOUT`].
+pub const DNS_TRY_TIMEOUT: Duration = Duration::from_secs(1);
+/// A whole look-up: leaves more than half of an exchange's 5 s for the exchange.
+pub const DNS_TIMEOUT: Duration = Duration::from_secs(2);
+
+// ---- Filter and template expressions ----
+
+/// Longest filter or template expression, in bytes (parsing takes time that grows with it).
+pub const EXPRESSION_BYTES_MAX: usize = 2 * 1024;
+/// Most nodes of an expression's syntax tree: with no macros, the work per event is linear in it.
+pub const EXPRESSION_NODES_MAX: usize = 200;
+/// Deepest nesting of an expression: evaluation recurses on the caller's stack.
+pub const EXPRESSION_DEPTH_MAX: usize = 32;
+/// Most regular expressions in one expression; each keeps its automaton in memory.
+pub const EXPRESSION_PATTERNS_MAX: usize = 4;
+/// Memory of one compiled regular expression, in bytes: what bounds the work per byte of a match.
+pub const EXPRESSION_PATTERN_COMPILED_BYTES_MAX: usize = 64 * 1024;
+/// Longest text that a regular expression is matched against, in bytes: a destination URL at its longest.
+pub const EXPRESSION_MATCHED_BYTES_MAX: usize = 8 * 1024;
+/// Largest value made while an expression is evaluated, in bytes of text or elements of a list, and largest result.
+pub const EXPRESSION_OUTPUT_BYTES_MAX: usize = 64 * 1024;
+
 // ---- Retention ----
 
 /// Rows deleted in one step, so that retention never holds the writer thread for long.
