@@ -1,3 +1,3 @@
-//! t
+//! One binary for all end-to-end tests: a module per part of the product.
 
 mod architecture;
