@@ -16,6 +16,7 @@ pub mod id;
 pub mod limits;
 pub mod model;
 pub mod record;
+pub mod seal;
 pub mod store;
 pub mod target;
 
