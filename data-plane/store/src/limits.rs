@@ -114,6 +114,29 @@ pub const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const RESPONSE_BYTES_MAX: usize = 64 * 1024;
 /// Response bytes that are kept in the attempt log.
 pub const RESPONSE_SNIPPET_BYTES: usize = 16 * 1024;
+/// Addresses of one name that a connection is tried to.
+pub const CONNECT_ADDRESSES_MAX: usize = 6;
+/// The next address is tried when the one before has not answered for so long (RFC 8305 §5 recommends it).
+pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
+/// An idle connection to a receiver is kept for so long: common servers close theirs after 5 to 75 s, and a
+/// connection that is closed as it is used costs an attempt.
+pub const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Idle connections kept by one shard: half of the usual limit of 1024 file descriptors.
+pub const IDLE_CONNECTIONS_MAX: usize = 512;
+/// How often idle connections past their time are closed.
+pub const IDLE_SWEEP_PERIOD: Duration = Duration::from_secs(1);
+/// After a response, a connection is given so long to become ready for the next request; it takes microseconds
+/// unless the receiver answered before it read the request.
+pub const CONNECTION_READY_WAIT: Duration = Duration::from_millis(50);
+/// A connected request waits for its permit at most this long; callers ask when the permit is nearly due, and a
+/// receiver closes a silent connection anyway.
+pub const GATE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// A response's status line and headers: twice what common servers send at most.
+pub const RESPONSE_HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Headers of a response.
+pub const RESPONSE_HEADERS_MAX: usize = 100;
+/// Response headers that are kept in the attempt log, names and values.
+pub const RESPONSE_HEADERS_KEPT_BYTES: usize = 8 * 1024;
 /// How long a caller waits for the outcome of a test.
 pub const TEST_WAIT: Duration = Duration::from_secs(10);
 /// Commands of one partition not yet finished: callers wait for them, so more is a flood.
