@@ -190,7 +190,7 @@ async fn every_status_but_2xx_is_a_failure_of_the_receiver() {
 async fn a_redirect_is_not_followed_not_even_to_a_private_address() {
     let inner = Receiver::answering(OK).await;
     let location = format!(
-        "HTTP/1.1 307 Temporary Redirect\r\nlocation: http://{}/\r\n\r\n",
+        "HTTP/1.1 307 Temporary Redirect\r\nlocation: http://{}/\r\ncontent-length: 0\r\n\r\n",
         inner.address
     );
     let receiver = Receiver::answering(Box::leak(location.into_boxed_str())).await;
