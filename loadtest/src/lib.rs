@@ -1,1 +1,26 @@
 //! Load generators, counting receivers and ceilings for the published figures.
+//!
+//! Knows no crate of the product: it sees what any client sees, HTTP on a socket, so that the same tools measure
+//! qrelay and whatever it is compared with. Everything is bounded in count and time, and speaks with loopback
+//! addresses only.
+//!
+//! - [`scan`]: an open-loop generator of scans, corrected for coordinated omission;
+//! - [`receiver`]: counts webhooks, distinct by id, and answers questions about them over HTTP;
+//! - [`raw`]: a redirect that does nothing else, the ceiling of any HTTP server on this machine;
+//! - [`redirect`]: the benchmark of server CPU per redirect, qrelay beside nginx.
+
+pub mod arrivals;
+pub mod child;
+pub mod connection;
+pub mod cpu;
+pub mod listeners;
+pub mod nginx;
+pub mod product;
+pub mod raw;
+pub mod receiver;
+pub mod redirect;
+pub mod rest;
+pub mod scan;
+pub mod serving;
+pub mod tally;
+pub mod target;

@@ -23,7 +23,14 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
     ("qrelay-dispatcher", &["qrelay-store"]),
     (
         "qrelay",
-        &["qrelay-proto", "qrelay-rest", "qrelay-control", "qrelay-store", "qrelay-edge", "qrelay-dispatcher"],
+        &[
+            "qrelay-proto",
+            "qrelay-rest",
+            "qrelay-control",
+            "qrelay-store",
+            "qrelay-edge",
+            "qrelay-dispatcher",
+        ],
     ),
     // The tests see everything; the load generator sees only what any client sees.
     (
@@ -70,8 +77,9 @@ const TOP_LEVEL: [&str; 21] = [
 ];
 
 /// Names under which a reader cannot know what to look for.
-const EMPTY_NAMES: [&str; 9] =
-    ["utils", "util", "helpers", "helper", "common", "misc", "shared", "stuff", "manager"];
+const EMPTY_NAMES: [&str; 9] = [
+    "utils", "util", "helpers", "helper", "common", "misc", "shared", "stuff", "manager",
+];
 
 /// How code opens a connection to somewhere else. The dispatcher alone may, in product code: a tenant's URL is
 /// called only under its owner's limits and target check.
@@ -86,7 +94,10 @@ const OPENS_CONNECTIONS: [&str; 6] = [
 
 fn root() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests.parent().expect("the tests' crate stands at the top level").to_path_buf()
+    tests
+        .parent()
+        .expect("the tests' crate stands at the top level")
+        .to_path_buf()
 }
 
 fn command() -> MetadataCommand {
@@ -97,18 +108,26 @@ fn command() -> MetadataCommand {
 }
 
 fn workspace() -> Metadata {
-    command().no_deps().exec().expect("cargo metadata reads the workspace")
+    command()
+        .no_deps()
+        .exec()
+        .expect("cargo metadata reads the workspace")
 }
 
 /// The names of the packages that `package` declares for its product code and build script.
 fn declared(package: &Package) -> BTreeSet<&str> {
-    let product = package.dependencies.iter().filter(|d| d.kind != DependencyKind::Development);
+    let product = package
+        .dependencies
+        .iter()
+        .filter(|d| d.kind != DependencyKind::Development);
     product.map(|dependency| dependency.name.as_str()).collect()
 }
 
 /// The `.rs` files of the repository, generated ones excepted, with their text.
 fn sources() -> Vec<(PathBuf, String)> {
-    let files = tracked().into_iter().filter(|path| path.extension().is_some_and(|e| e == "rs"));
+    let files = tracked()
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|e| e == "rs"));
     let read = |path: PathBuf| {
         let text = fs::read_to_string(root().join(&path)).expect("a tracked source file is readable");
         (path, text)
@@ -118,7 +137,11 @@ fn sources() -> Vec<(PathBuf, String)> {
 
 /// The files that git tracks and that exist, or all files where this is no git repository (a source archive).
 fn tracked() -> Vec<PathBuf> {
-    let listed = Command::new("git").arg("-C").arg(root()).args(["ls-files", "-z", "--cached"]).output();
+    let listed = Command::new("git")
+        .arg("-C")
+        .arg(root())
+        .args(["ls-files", "-z", "--cached"])
+        .output();
     let files: Vec<PathBuf> = match listed {
         Ok(output) if output.status.success() => {
             let names = String::from_utf8(output.stdout).expect("file names are UTF-8");
@@ -126,8 +149,15 @@ fn tracked() -> Vec<PathBuf> {
         }
         _ => walk(&root()),
     };
-    let files: Vec<_> = files.into_iter().filter(|path| root().join(path).exists()).collect();
-    assert!(files.len() > 20, "only {} files found: this test would prove nothing", files.len());
+    let files: Vec<_> = files
+        .into_iter()
+        .filter(|path| root().join(path).exists())
+        .collect();
+    assert!(
+        files.len() > 20,
+        "only {} files found: this test would prove nothing",
+        files.len()
+    );
     files
 }
 
@@ -141,7 +171,11 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
             if path.is_dir() && name != "target" && name != ".cache" {
                 folders.push(path);
             } else if path.is_file() {
-                files.push(path.strip_prefix(root()).expect("found below the root").to_path_buf());
+                files.push(
+                    path.strip_prefix(root())
+                        .expect("found below the root")
+                        .to_path_buf(),
+                );
             }
         }
     }
@@ -150,9 +184,15 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
 
 /// Whether a file is of a crate's product code: not its tests, which may do what the product may not.
 fn is_product_code(path: &Path, crates: &[&str]) -> bool {
-    let is_test_name = |name: &str| name.starts_with("test") || name.ends_with("_tests") || name == "conformance";
-    crates.iter().any(|folder| path.starts_with(Path::new(folder).join("src")))
-        && !path.with_extension("").iter().any(|part| part.to_str().is_some_and(is_test_name))
+    let is_test_name =
+        |name: &str| name.starts_with("test") || name.ends_with("_tests") || name == "conformance";
+    crates
+        .iter()
+        .any(|folder| path.starts_with(Path::new(folder).join("src")))
+        && !path
+            .with_extension("")
+            .iter()
+            .any(|part| part.to_str().is_some_and(is_test_name))
 }
 
 /// The lines before a file's unit tests, without comments.
@@ -165,23 +205,39 @@ fn product_lines(text: &str) -> impl Iterator<Item = &str> {
 fn each_crate_knows_only_the_crates_it_may() {
     let metadata = workspace();
     let allowed: BTreeMap<_, _> = MAY_DEPEND_ON.into_iter().collect();
-    let members: BTreeSet<_> = metadata.packages.iter().map(|package| package.name.as_str()).collect();
+    let members: BTreeSet<_> = metadata
+        .packages
+        .iter()
+        .map(|package| package.name.as_str())
+        .collect();
     let known: BTreeSet<_> = allowed.keys().copied().collect();
-    assert_eq!(members, known, "a crate came or went: say in MAY_DEPEND_ON what it may know");
+    assert_eq!(
+        members, known,
+        "a crate came or went: say in MAY_DEPEND_ON what it may know"
+    );
     for package in &metadata.packages {
         let may: BTreeSet<_> = allowed[package.name.as_str()].iter().copied().collect();
         let does: BTreeSet<_> = declared(package).intersection(&members).copied().collect();
         let beyond: Vec<_> = does.difference(&may).collect();
-        assert!(beyond.is_empty(), "{} must not depend on {beyond:?}", package.name);
+        assert!(
+            beyond.is_empty(),
+            "{} must not depend on {beyond:?}",
+            package.name
+        );
     }
 }
 
 #[test]
 fn the_planes_do_not_know_each_other_even_in_their_tests() {
     let planes = ["qrelay-edge", "qrelay-dispatcher", "qrelay-control"];
-    for package in workspace().packages.iter().filter(|package| planes.contains(&package.name.as_str())) {
+    for package in workspace()
+        .packages
+        .iter()
+        .filter(|package| planes.contains(&package.name.as_str()))
+    {
         for dependency in &package.dependencies {
-            let other = planes.contains(&dependency.name.as_str()) && dependency.name != package.name.as_str();
+            let other =
+                planes.contains(&dependency.name.as_str()) && dependency.name != package.name.as_str();
             assert!(!other, "{} depends on {}", package.name, dependency.name);
         }
     }
@@ -189,12 +245,23 @@ fn the_planes_do_not_know_each_other_even_in_their_tests() {
 
 #[test]
 fn the_store_knows_no_protocol_of_the_planes_even_through_others() {
-    let metadata = command().exec().expect("cargo metadata resolves the dependencies");
-    let resolve = metadata.resolve.as_ref().expect("metadata with dependencies has a graph");
-    let names: BTreeMap<&PackageId, &str> =
-        metadata.packages.iter().map(|package| (&package.id, package.name.as_str())).collect();
+    let metadata = command()
+        .exec()
+        .expect("cargo metadata resolves the dependencies");
+    let resolve = metadata
+        .resolve
+        .as_ref()
+        .expect("metadata with dependencies has a graph");
+    let names: BTreeMap<&PackageId, &str> = metadata
+        .packages
+        .iter()
+        .map(|package| (&package.id, package.name.as_str()))
+        .collect();
     let nodes: BTreeMap<&PackageId, _> = resolve.nodes.iter().map(|node| (&node.id, node)).collect();
-    let store = metadata.packages.iter().find(|package| package.name.as_str() == "qrelay-store");
+    let store = metadata
+        .packages
+        .iter()
+        .find(|package| package.name.as_str() == "qrelay-store");
     let mut open = vec![&store.expect("the store is in the workspace").id];
     let mut seen = BTreeSet::new();
     while let Some(id) = open.pop() {
@@ -202,28 +269,52 @@ fn the_store_knows_no_protocol_of_the_planes_even_through_others() {
             continue;
         }
         let is_in_product = |kind: &cargo_metadata::DepKindInfo| kind.kind == DependencyKind::Normal;
-        let product = nodes[id].deps.iter().filter(|dependency| dependency.dep_kinds.iter().any(is_in_product));
+        let product = nodes[id]
+            .deps
+            .iter()
+            .filter(|dependency| dependency.dep_kinds.iter().any(is_in_product));
         for dependency in product {
             let name = names[&dependency.pkg];
-            assert!(!NOT_IN_STORE.contains(&name), "the store knows {name}, through {}", names[id]);
+            assert!(
+                !NOT_IN_STORE.contains(&name),
+                "the store knows {name}, through {}",
+                names[id]
+            );
             open.push(&dependency.pkg);
         }
     }
-    assert!(seen.len() > 10, "the graph has only {} crates: this test would prove nothing", seen.len());
+    assert!(
+        seen.len() > 10,
+        "the graph has only {} crates: this test would prove nothing",
+        seen.len()
+    );
 }
 
 #[test]
 fn only_the_dispatcher_opens_connections() {
-    let others = ["control-plane/service", "control-plane/rest", "data-plane/store", "data-plane/edge", "proto"];
+    let others = [
+        "control-plane/service",
+        "control-plane/rest",
+        "data-plane/store",
+        "data-plane/edge",
+        "proto",
+    ];
     let mut found = Vec::new();
-    for (path, text) in sources().iter().filter(|(path, _)| is_product_code(path, &others)) {
+    for (path, text) in sources()
+        .iter()
+        .filter(|(path, _)| is_product_code(path, &others))
+    {
         for line in product_lines(text) {
             if OPENS_CONNECTIONS.iter().any(|call| line.contains(call)) {
                 found.push(format!("{}: {}", path.display(), line.trim()));
             }
         }
     }
-    assert!(found.is_empty(), "only the dispatcher connects to other hosts:\n{}", found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "only the dispatcher connects to other hosts:\n{}",
+        found.join("\n")
+    );
 }
 
 #[test]
@@ -246,7 +337,10 @@ fn every_source_file_opens_by_saying_what_it_is_for() {
         })
         .map(|(path, _)| path)
         .collect();
-    assert!(silent.is_empty(), "these files do not open with a `//!` line that says something: {silent:?}");
+    assert!(
+        silent.is_empty(),
+        "these files do not open with a `//!` line that says something: {silent:?}"
+    );
 }
 
 #[test]
@@ -255,16 +349,27 @@ fn no_module_has_a_name_that_says_nothing() {
         .into_iter()
         .filter(|path| path.extension().is_some_and(|e| e == "rs" || e == "proto"))
         .filter(|path| {
-            path.with_extension("").iter().any(|part| EMPTY_NAMES.contains(&part.to_str().unwrap_or_default()))
+            path.with_extension("")
+                .iter()
+                .any(|part| EMPTY_NAMES.contains(&part.to_str().unwrap_or_default()))
         })
         .collect();
     assert!(nameless.is_empty(), "say what is in there: {nameless:?}");
     for (path, text) in sources() {
         for line in text.lines() {
-            let named = line.trim().trim_start_matches("pub ").trim_start_matches("pub(crate) ");
-            let module = named.strip_prefix("mod ").map(|rest| rest.trim_end_matches([';', '{', ' ']));
+            let named = line
+                .trim()
+                .trim_start_matches("pub ")
+                .trim_start_matches("pub(crate) ");
+            let module = named
+                .strip_prefix("mod ")
+                .map(|rest| rest.trim_end_matches([';', '{', ' ']));
             let empty = module.is_some_and(|module| EMPTY_NAMES.contains(&module));
-            assert!(!empty, "{} has a module that says nothing: {line}", path.display());
+            assert!(
+                !empty,
+                "{} has a module that says nothing: {line}",
+                path.display()
+            );
         }
     }
 }
@@ -277,5 +382,9 @@ fn no_function_is_called_get() {
         let getters = lines.filter(|line| line.contains(concat!("fn ", "get_")));
         found.extend(getters.map(|line| format!("{}: {}", path.display(), line.trim())));
     }
-    assert!(found.is_empty(), "the thing itself is name enough:\n{}", found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "the thing itself is name enough:\n{}",
+        found.join("\n")
+    );
 }

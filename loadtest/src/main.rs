@@ -1,0 +1,261 @@
+//! `qrelay-loadtest`: the command line of the load generators, receivers and benchmarks.
+
+use std::{
+    fs,
+    io::{self, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use clap::{Args, Parser, Subcommand};
+use http::{HeaderValue, StatusCode};
+use qrelay_loadtest::{
+    arrivals::Gaps,
+    product, raw,
+    receiver::{self, Manner},
+    redirect,
+    scan::{self, Load},
+    target::{Target, ensure_loopback},
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Load generators, counting receivers and benchmarks for qrelay. Loopback only.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Send scans and print a report as JSON.
+    Scan(ScanArguments),
+    /// Receive webhooks and count them by id: GET /-/counts, POST /-/missing, POST /-/reset.
+    Receiver(ReceiverArguments),
+    /// Answer everything with a 302 and do nothing else.
+    Raw(RawArguments),
+    /// Compare the CPU cost of a redirect with nginx's.
+    Redirect(RedirectArguments),
+}
+
+#[derive(Debug, Args)]
+struct ScanArguments {
+    /// An http:// URL on a loopback address.
+    url: Target,
+    /// Scans per second, whatever the server does (open loop); without it, as many as the connections allow.
+    #[arg(long)]
+    rate: Option<f64>,
+    /// The gaps between scans of an open loop.
+    #[arg(long, value_enum, default_value = "poisson")]
+    gaps: Gaps,
+    /// Connections, at most.
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Open a new connection for each scan.
+    #[arg(long)]
+    fresh: bool,
+    /// How long scans are begun.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// How many scans are begun at most.
+    #[arg(long, default_value_t = scan::REQUESTS_MAX)]
+    requests: u64,
+    /// How long one scan may take.
+    #[arg(long, default_value_t = 10.0)]
+    timeout_s: f64,
+    /// Seeds the gaps.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Write the event ids of the answered scans there, one a line.
+    #[arg(long)]
+    ids: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ReceiverArguments {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:8088")]
+    listen: SocketAddr,
+    /// The status webhooks are answered with.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(200..600))]
+    status: u16,
+    /// How long an answer is held back.
+    #[arg(long, default_value_t = 0)]
+    delay_ms: u64,
+    /// Stop by itself after this time.
+    #[arg(long, default_value_t = 3600)]
+    seconds: u64,
+}
+
+#[derive(Debug, Args)]
+struct RawArguments {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:8089")]
+    listen: SocketAddr,
+    /// Where the redirect leads.
+    #[arg(long, default_value = "https://example.com/")]
+    location: HeaderValue,
+    /// Stop by itself after this time.
+    #[arg(long, default_value_t = 3600)]
+    seconds: u64,
+}
+
+#[derive(Debug, Args)]
+struct RedirectArguments {
+    /// The release binary of qrelay.
+    #[arg(long, default_value = "target/release/qrelay")]
+    qrelay: PathBuf,
+    /// nginx, by path or name.
+    #[arg(long, default_value = "/usr/sbin/nginx")]
+    nginx: PathBuf,
+    /// Where data, logs and configuration go while it runs: on a disk, not in memory.
+    #[arg(long, default_value = "target/bench")]
+    dir: PathBuf,
+    /// Write the figures there, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// How often every server takes its turn in each scenario.
+    #[arg(long, default_value_t = 7)]
+    cycles: usize,
+    /// How long one turn takes.
+    #[arg(long, default_value_t = 4.0)]
+    seconds: f64,
+    /// Five cycles of 1.5 s: under three minutes.
+    #[arg(long, conflicts_with_all = ["cycles", "seconds"])]
+    quick: bool,
+    /// Connections.
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Scans per second of the open loop.
+    #[arg(long, default_value_t = 5000)]
+    rate: u32,
+    /// The core of the servers.
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// The core of the load generator.
+    #[arg(long, default_value_t = 1)]
+    load_core: usize,
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // The generator polls between arrivals: look at sockets often, not every 61st time.
+        .event_interval(4)
+        .build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            done = run(cli.command) => done,
+            stopped = stopped() => stopped,
+        }
+    })
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Scan(arguments) => scan(arguments).await,
+        Command::Receiver(arguments) => receive(arguments).await,
+        Command::Raw(arguments) => {
+            let listener = listen(arguments.listen).await?;
+            let stop = CancellationToken::new();
+            tokio::select! {
+                ended = raw::serve(listener, arguments.location, stop) => ended,
+                () = sleep(Duration::from_secs(arguments.seconds)) => Ok(()),
+            }
+        }
+        Command::Redirect(arguments) => redirect(arguments).await,
+    }
+}
+
+/// Ends with the first SIGINT or SIGTERM: dropping what runs ends the children, too.
+async fn stopped() -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => anyhow::bail!("interrupted"),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+async fn scan(arguments: ScanArguments) -> anyhow::Result<()> {
+    let plan = scan::Plan {
+        target: arguments.url,
+        load: arguments.rate.map_or(Load::Saturate, Load::Rate),
+        gaps: arguments.gaps,
+        connections: arguments.connections,
+        fresh: arguments.fresh,
+        duration: Duration::try_from_secs_f64(arguments.seconds).context("--seconds")?,
+        requests_max: arguments.requests,
+        timeout: Duration::try_from_secs_f64(arguments.timeout_s).context("--timeout-s")?,
+        seed: arguments.seed,
+        scans_file: arguments.ids,
+    };
+    let report = scan::run(plan).await?;
+    writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
+    Ok(())
+}
+
+async fn receive(arguments: ReceiverArguments) -> anyhow::Result<()> {
+    let listener = listen(arguments.listen).await?;
+    let manner = Manner {
+        status: StatusCode::from_u16(arguments.status)?,
+        delay: Duration::from_millis(arguments.delay_ms),
+    };
+    tokio::select! {
+        ended = receiver::serve(listener, manner, CancellationToken::new()) => ended,
+        () = sleep(Duration::from_secs(arguments.seconds)) => Ok(()),
+    }
+}
+
+/// Binds, and says where.
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    ensure_loopback(address)?;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
+    writeln!(io::stderr(), "listening on http://{}", listener.local_addr()?)?;
+    Ok(listener)
+}
+
+async fn redirect(arguments: RedirectArguments) -> anyhow::Result<()> {
+    let (cycles, seconds) = if arguments.quick {
+        (5, 1.5)
+    } else {
+        (arguments.cycles, arguments.seconds)
+    };
+    ensure!(
+        (1..=1000).contains(&cycles) && (0.1..=600.0).contains(&seconds),
+        "1 to 1000 cycles of 0.1 to 600 s"
+    );
+    let plan = redirect::Plan {
+        qrelay: arguments.qrelay,
+        nginx: arguments.nginx,
+        folder: product::folder(&arguments.dir)?,
+        cycles,
+        turn: Duration::from_secs_f64(seconds),
+        connections: arguments.connections,
+        rate_per_s: arguments.rate,
+        server_core: arguments.server_core,
+        load_core: arguments.load_core,
+    };
+    let say = |what: &str| {
+        // Progress is a courtesy: a closed terminal must not end the measurement.
+        writeln!(io::stderr(), "{what}").ok();
+    };
+    let outcome = redirect::run(&plan, say).await?;
+    writeln!(io::stdout(), "{outcome}")?;
+    if let Some(path) = arguments.json {
+        fs::write(&path, serde_json::to_string_pretty(&outcome)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! `qrelay up` as a benchmark needs it: on a fresh data directory, with a tenant and a code made over REST.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    child::{Child, Start},
+    listeners,
+    rest::Call,
+    target::Target,
+};
+
+/// From start to a ready API; a debug build under load takes seconds.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long counting may lag behind the last scan.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(50);
+
+/// A running `qrelay up`.
+#[derive(Debug)]
+pub struct Product {
+    child: Child,
+    edge: SocketAddr,
+    api: SocketAddr,
+    admin_key: String,
+}
+
+/// A tenant with one code.
+#[derive(Debug, Clone)]
+pub struct Campaign {
+    /// The tenant's id.
+    pub tenant: String,
+    /// What a scan asks for.
+    pub target: Target,
+}
+
+impl Product {
+    /// Starts it on a core, with its data directory and log in `folder`, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends, or is not ready within a minute.
+    pub async fn start(program: &Path, folder: &Path, core: usize) -> anyhow::Result<Self> {
+        let [edge, api, ops] = [
+            listeners::free_address()?,
+            listeners::free_address()?,
+            listeners::free_address()?,
+        ];
+        let key_file = folder.join("admin-key");
+        // The shape of a key: a name and 256 bits. It guards nothing but this run.
+        let admin_key = format!("qrk_{}_{}", "b".repeat(26), "a".repeat(52));
+        fs::write(&key_file, &admin_key)?;
+        let data = folder.join("data");
+        let program = program
+            .canonicalize()
+            .with_context(|| format!("no binary at {}", program.display()))?;
+        let mut arguments = vec!["up".into()];
+        for (flag, value) in [
+            ("--data-dir", data.into_os_string()),
+            ("--edge-listen", edge.to_string().into()),
+            ("--api-listen", api.to_string().into()),
+            ("--ops-listen", ops.to_string().into()),
+            ("--admin-key-file", key_file.into_os_string()),
+        ] {
+            arguments.extend([flag.into(), value]);
+        }
+        let environment = vec![("RUST_LOG", "warn".to_owned())];
+        let child = Start {
+            name: "qrelay",
+            core,
+            program: program.as_os_str(),
+            arguments,
+            environment,
+            folder,
+        }
+        .start()?;
+        let mut product = Self {
+            child,
+            edge,
+            api,
+            admin_key,
+        };
+        product.ready(ops).await?;
+        Ok(product)
+    }
+
+    async fn ready(&mut self, ops: SocketAddr) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            self.child.ensure_running()?;
+            match Call::fetch(ops, "/readyz").send().await {
+                Ok((status, _)) if status.is_success() => return Ok(()),
+                _ if Instant::now() < deadline => sleep(POLL).await,
+                last => bail!("qrelay is not ready: {last:?}\n{}", self.child.last_lines()),
+            }
+        }
+    }
+
+    /// Makes a tenant of this durability (`durable` or `relaxed`) and a code that leads to `location`.
+    ///
+    /// # Errors
+    /// When the API refuses.
+    pub async fn campaign(&self, durability: &str, location: &str) -> anyhow::Result<Campaign> {
+        let tenant = json!({ "name": format!("benchmark, {durability}"), "durability": durability });
+        let tenant = text(&self.post("/v1/tenants", &tenant).await?, "id")?;
+        let code = json!({ "name": "benchmark", "destination_url": location });
+        let code = self.post(&format!("/v1/codes?tenant_id={tenant}"), &code).await?;
+        let short_id = text(&code, "short_id")?;
+        let target = format!("http://{}/{short_id}", self.edge).parse()?;
+        Ok(Campaign { tenant, target })
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let call = Call::post(self.api, path).header("authorization", &format!("Bearer {}", self.admin_key));
+        call.body(body.to_string()).json().await
+    }
+
+    /// Waits until the product's own count of a tenant's scans is at least `scans`, and returns it.
+    ///
+    /// # Errors
+    /// When it is still below after a minute.
+    pub async fn counted(&self, campaign: &Campaign, scans: u64) -> anyhow::Result<u64> {
+        let deadline = Instant::now() + COUNT_TIMEOUT;
+        let path = format!("/v1/tenants/{}/usage", campaign.tenant);
+        loop {
+            let call =
+                Call::fetch(self.api, &path).header("authorization", &format!("Bearer {}", self.admin_key));
+            let usage = call.json().await?;
+            let counted = usage
+                .get("scans")
+                .and_then(Value::as_u64)
+                .context("usage without `scans`")?;
+            if counted >= scans || Instant::now() >= deadline {
+                return Ok(counted);
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// The process.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// The port that scans come to.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.edge.port()
+    }
+
+    /// Drains and ends it.
+    ///
+    /// # Errors
+    /// When it does not end by itself with 0.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        let status = self.child.stop().await?;
+        anyhow::ensure!(status.success(), "qrelay ended with {status} when asked to stop");
+        Ok(())
+    }
+}
+
+fn text(resource: &Value, field: &str) -> anyhow::Result<String> {
+    let value = resource.get(field).and_then(Value::as_str);
+    value
+        .map(str::to_owned)
+        .with_context(|| format!("no `{field}` in {resource}"))
+}
+
+/// Where a relative path of the command line points, as an absolute one: children start elsewhere.
+///
+/// # Errors
+/// When the folder cannot be made.
+pub fn folder(path: &Path) -> anyhow::Result<PathBuf> {
+    fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+    Ok(path.canonicalize()?)
+}
