@@ -17,6 +17,7 @@ pub mod limits;
 pub mod model;
 pub mod record;
 pub mod seal;
+pub mod sqlite;
 pub mod store;
 pub mod target;
 

@@ -1,0 +1,176 @@
+//! The attempt log, in `main.db`.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rusqlite::{Connection, Row, params};
+
+use super::{
+    SqliteStore,
+    fault::Fault,
+    rows::{address, address_key, document, limit as sql_limit, parse, parse_id, time},
+    writer::Atomicity,
+};
+use crate::{
+    clock::Timestamp,
+    id::{EndpointId, EventAddress},
+    store::{AttemptRow, Attempts, DeliveryStatus, DeliverySummary, Result},
+};
+
+const COLUMNS: &str =
+    "event, event_type, number, started_at, duration_ms, status, response_status, error_class,
+    fault, error, next_attempt_at, detail, response_body";
+
+#[async_trait]
+impl Attempts for SqliteStore {
+    async fn record_attempts(&self, rows: Vec<AttemptRow>) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.main_writer
+            .submit(Atomicity::Savepoint, move |connection| {
+                rows.iter().try_for_each(|row| record(connection, row))
+            })
+            .await
+    }
+
+    async fn deliveries(
+        &self,
+        endpoint: EndpointId,
+        before: Option<(Timestamp, EventAddress)>,
+        limit: usize,
+    ) -> Result<Vec<DeliverySummary>> {
+        self.main_reads
+            .read(move |connection| deliveries(connection, endpoint, before, limit))
+            .await
+    }
+
+    async fn attempts(
+        &self,
+        endpoint: EndpointId,
+        first_at: Timestamp,
+        event: EventAddress,
+    ) -> Result<Vec<AttemptRow>> {
+        self.main_reads
+            .read(move |connection| {
+                let mut statement = connection.prepare_cached(&format!(
+                    "SELECT {COLUMNS} FROM attempt WHERE endpoint = ?1 AND first_at = ?2 AND event = ?3
+                     ORDER BY number"
+                ))?;
+                let key = params![endpoint.to_string(), first_at.as_millis(), address_key(event)];
+                let mut rows = statement.query(key)?;
+                let mut all = Vec::new();
+                while let Some(row) = rows.next()? {
+                    all.push(to_attempt(row, endpoint, first_at)?);
+                }
+                Ok(all)
+            })
+            .await
+    }
+}
+
+/// A repeated row replaces the one before: after a crash the same attempt may be made again, and the later truth
+/// counts.
+fn record(connection: &Connection, row: &AttemptRow) -> Result<(), Fault> {
+    connection
+        .prepare_cached(&format!(
+            "INSERT OR REPLACE INTO attempt (endpoint, first_at, {COLUMNS})
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
+        ))?
+        .execute(params![
+            row.endpoint.to_string(),
+            row.first_at.as_millis(),
+            address_key(row.event),
+            row.event_type.as_str(),
+            row.number,
+            row.started_at.as_millis(),
+            row.duration_ms,
+            status_text(row.status),
+            row.response_status,
+            row.error_class,
+            row.fault,
+            row.error,
+            row.next_attempt_at.map(Timestamp::as_millis),
+            document(&row.detail)?,
+            &row.response_body[..],
+        ])?;
+    Ok(())
+}
+
+/// One delivery: its first attempt's time, its event, its last attempt's number, and how many attempts.
+type Found = (Timestamp, [u8; 16], u32, u32);
+
+fn deliveries(
+    connection: &Connection,
+    endpoint: EndpointId,
+    before: Option<(Timestamp, EventAddress)>,
+    limit: usize,
+) -> Result<Vec<DeliverySummary>, Fault> {
+    let (at, event) = before.map_or((i64::MAX, [0; 16]), |(at, event)| {
+        (at.as_millis(), address_key(event))
+    });
+    let transaction = connection.unchecked_transaction()?;
+    let mut groups = transaction.prepare_cached(
+        "SELECT first_at, event, max(number), sum(number > 0) FROM attempt
+         WHERE endpoint = ?1 AND (first_at, event) < (?2, ?3)
+         GROUP BY first_at, event ORDER BY first_at DESC, event DESC LIMIT ?4",
+    )?;
+    let found = groups
+        .query_map(
+            params![endpoint.to_string(), at, event, sql_limit(limit)],
+            |row| Ok((time(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+        )?
+        .collect::<rusqlite::Result<Vec<Found>>>()?;
+    let mut last = transaction.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM attempt WHERE endpoint = ?1 AND first_at = ?2 AND event = ?3 AND number = ?4"
+    ))?;
+    let mut all = Vec::with_capacity(found.len());
+    for (first_at, event, number, attempts) in found {
+        let mut rows = last.query(params![endpoint.to_string(), first_at.as_millis(), event, number])?;
+        if let Some(row) = rows.next()? {
+            all.push(DeliverySummary {
+                last: to_attempt(row, endpoint, first_at)?,
+                attempts,
+            });
+        }
+    }
+    Ok(all)
+}
+
+fn to_attempt(row: &Row<'_>, endpoint: EndpointId, first_at: Timestamp) -> Result<AttemptRow, Fault> {
+    Ok(AttemptRow {
+        endpoint,
+        first_at,
+        event: address(row.get(0)?),
+        event_type: parse_id(&row.get::<_, String>(1)?)?,
+        number: row.get(2)?,
+        started_at: time(row, 3)?,
+        duration_ms: row.get(4)?,
+        status: status(&row.get::<_, String>(5)?)?,
+        response_status: row.get(6)?,
+        error_class: row.get(7)?,
+        fault: row.get(8)?,
+        error: row.get(9)?,
+        next_attempt_at: row.get::<_, Option<i64>>(10)?.map(Timestamp::from_millis),
+        detail: parse(&row.get::<_, String>(11)?)?,
+        response_body: Bytes::from(row.get::<_, Vec<u8>>(12)?),
+    })
+}
+
+const fn status_text(status: DeliveryStatus) -> &'static str {
+    match status {
+        DeliveryStatus::Retrying => "retrying",
+        DeliveryStatus::Succeeded => "succeeded",
+        DeliveryStatus::GivenUp => "given_up",
+    }
+}
+
+fn status(text: &str) -> Result<DeliveryStatus, Fault> {
+    let all = [
+        DeliveryStatus::Retrying,
+        DeliveryStatus::Succeeded,
+        DeliveryStatus::GivenUp,
+    ];
+    all.into_iter()
+        .find(|known| status_text(*known) == text)
+        .ok_or_else(|| Fault::Damaged(format!("{text} is no delivery status")))
+}

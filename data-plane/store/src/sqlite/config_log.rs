@@ -1,0 +1,119 @@
+//! The configuration log, in `main.db`. It is written by [`super::change`] only.
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{
+    SqliteStore,
+    fault::Fault,
+    rows::{document, int, limit as sql_limit, number, parse},
+};
+use crate::{
+    id::{ConfigSeq, TenantId},
+    store::{ConfigChange, ConfigLog, ConfigRow, Result},
+};
+
+#[async_trait]
+impl ConfigLog for SqliteStore {
+    async fn config_head(&self) -> Result<ConfigSeq> {
+        self.main_reads.read(head).await
+    }
+
+    async fn config_after(&self, after: ConfigSeq, limit: usize) -> Result<Vec<ConfigRow>> {
+        self.main_reads
+            .read(move |connection| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT seq, changes FROM config_log WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+                )?;
+                let mut rows = statement.query(params![int(after.as_u64()), sql_limit(limit)])?;
+                let mut all = Vec::new();
+                while let Some(row) = rows.next()? {
+                    all.push(ConfigRow {
+                        seq: ConfigSeq::new(number(row, 0)?),
+                        changes: parse(&row.get::<_, String>(1)?)?,
+                    });
+                }
+                Ok(all)
+            })
+            .await
+    }
+
+    async fn config_row(&self, seq: ConfigSeq) -> Result<Option<ConfigRow>> {
+        self.main_reads.read(move |connection| row(connection, seq)).await
+    }
+
+    async fn config_events_before(
+        &self,
+        tenant: TenantId,
+        before: Option<(ConfigSeq, u16)>,
+        limit: usize,
+    ) -> Result<Vec<(ConfigSeq, u16, ConfigChange)>> {
+        self.main_reads
+            .read(move |connection| events_before(connection, tenant, before, limit))
+            .await
+    }
+}
+
+/// The last row's number, from SQLite's own memory of what it gave.
+pub(super) fn head(connection: &Connection) -> Result<ConfigSeq, Fault> {
+    let head = connection
+        .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'config_log'")?
+        .query_row([], |row| number(row, 0));
+    Ok(head.optional()?.map_or(ConfigSeq::ZERO, ConfigSeq::new))
+}
+
+/// Announces one change.
+pub(super) fn announce(connection: &Connection, change: ConfigChange) -> Result<ConfigSeq, Fault> {
+    let (at, tenant, makes_event) = (change.at, change.tenant, change.event.is_some());
+    connection
+        .prepare_cached("INSERT INTO config_log (at, changes) VALUES (?1, ?2)")?
+        .execute(params![at.as_millis(), document(&vec![change])?])?;
+    let seq = connection.last_insert_rowid();
+    if makes_event {
+        connection
+            .prepare_cached("INSERT INTO config_event (tenant, seq, idx) VALUES (?1, ?2, 0)")?
+            .execute(params![tenant.to_string(), seq])?;
+    }
+    Ok(ConfigSeq::new(seq.cast_unsigned()))
+}
+
+fn row(connection: &Connection, seq: ConfigSeq) -> Result<Option<ConfigRow>, Fault> {
+    let changes: Option<String> = connection
+        .prepare_cached("SELECT changes FROM config_log WHERE seq = ?1")?
+        .query_row([int(seq.as_u64())], |row| row.get(0))
+        .optional()?;
+    let Some(changes) = changes else { return Ok(None) };
+    Ok(Some(ConfigRow {
+        seq,
+        changes: parse(&changes)?,
+    }))
+}
+
+fn events_before(
+    connection: &Connection,
+    tenant: TenantId,
+    before: Option<(ConfigSeq, u16)>,
+    limit: usize,
+) -> Result<Vec<(ConfigSeq, u16, ConfigChange)>, Fault> {
+    let (seq, index) = before.map_or((i64::MAX, 0), |(seq, index)| (int(seq.as_u64()), index));
+    let mut statement = connection.prepare_cached(
+        "SELECT event.seq, event.idx, log.changes
+         FROM config_event AS event JOIN config_log AS log ON log.seq = event.seq
+         WHERE event.tenant = ?1 AND (event.seq, event.idx) < (?2, ?3)
+         ORDER BY event.seq DESC, event.idx DESC LIMIT ?4",
+    )?;
+    let mut rows = statement.query(params![tenant.to_string(), seq, index, sql_limit(limit)])?;
+    let mut all = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (seq, index) = (ConfigSeq::new(number(row, 0)?), row.get::<_, u16>(1)?);
+        let changes: Vec<ConfigChange> = parse(&row.get::<_, String>(2)?)?;
+        let change = changes.into_iter().nth(usize::from(index)).ok_or_else(|| {
+            Fault::Damaged(format!(
+                "configuration row {} has no change {index}",
+                seq.as_u64()
+            ))
+        })?;
+        all.push((seq, index, change));
+    }
+    Ok(all)
+}

@@ -1,0 +1,81 @@
+//! The data directory's lock: one process at a time, for life.
+//!
+//! An advisory `flock` on a file that is never removed: it ends with the process, however that ends, and so proves
+//! that an earlier owner is dead.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::OpenError;
+
+/// The lock file's name.
+const FILE: &str = "qrelay.lock";
+
+/// Held for as long as any thread of the store may write.
+#[derive(Debug)]
+pub(super) struct DirectoryLock {
+    _file: File,
+}
+
+impl DirectoryLock {
+    /// Makes the directory if there is none, and takes it.
+    pub(super) fn take(dir: &Path) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Directory {
+            dir: dir.to_owned(),
+            source,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(failed)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(dir.join(FILE))
+            .map_err(failed)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(OpenError::InUse {
+                    dir: dir.to_owned(),
+                    owner: owner(&mut file),
+                });
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+        // The number is for people and may be missing; on a full disk the lock holds all the same.
+        if let Err(error) = note_owner(&mut file) {
+            tracing::warn!(%error, "cannot write the process id into the lock file");
+        }
+        Ok(Self { _file: file })
+    }
+}
+
+fn note_owner(file: &mut File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.seek(SeekFrom::Start(0))?;
+    writeln!(file, "{}", std::process::id())
+}
+
+/// Who holds the lock, as far as the file tells.
+fn owner(file: &mut File) -> String {
+    let mut text = String::new();
+    match file
+        .take(32)
+        .read_to_string(&mut text)
+        .map(|_| text.trim().parse::<u32>())
+    {
+        Ok(Ok(pid)) => format!("process {pid}"),
+        _ => "another process".to_owned(),
+    }
+}

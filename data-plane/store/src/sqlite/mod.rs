@@ -1,0 +1,165 @@
+//! The embedded backend: SQLite in one data directory, owned by one process.
+//!
+//! Two files, so that what the edge waits for is never behind anything else: `log.db` (the log and its writers) and
+//! `main.db` (everything else). Each has a writer thread that commits in groups ([`writer`]) and a few read
+//! connections ([`pool`]). A person can read both with `sqlite3`.
+//!
+//! Invariant: what returned `Ok` is committed and synced.
+
+mod attempts;
+mod change;
+mod commands;
+mod config_log;
+mod fault;
+mod install;
+mod leases;
+mod lock;
+mod log;
+mod pool;
+mod registry;
+mod rows;
+mod schema;
+mod writer;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    clock::{SharedClock, SystemClock},
+    hints::Hints,
+    limits,
+    store::{Install, Store},
+};
+
+use self::{
+    lock::DirectoryLock,
+    pool::Pool,
+    schema::{LOG, MAIN},
+    writer::Writer,
+};
+
+/// How to open a data directory.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Shared partitions. Counts when the directory is created, and never again.
+    pub partitions: u16,
+    /// Stamps the creation.
+    pub clock: SharedClock,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            partitions: limits::PARTITIONS_EMBEDDED,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("the data directory {} is in use by {owner}; only one process may use it at a time", dir.display())]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+        /// Who has it, for people.
+        owner: String,
+    },
+    /// The directory cannot be made, or its lock not be taken.
+    #[error("cannot use the data directory {}", dir.display())]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A newer release was here.
+    #[error(
+        "{} has schema version {found}, and this release knows versions up to {known}: use the newer release",
+        file.display()
+    )]
+    NewerSchema {
+        /// The file.
+        file: PathBuf,
+        /// Its version.
+        found: usize,
+        /// The latest that this release knows.
+        known: usize,
+    },
+    /// A file is not what was written.
+    #[error("{} is damaged: {reason}; restore the data directory from a backup", file.display())]
+    Corrupt {
+        /// The file.
+        file: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// A file cannot be opened, read or written.
+    #[error("cannot open {}", file.display())]
+    Sqlite {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+}
+
+/// The embedded store. Dropping it waits for what is being committed and gives the directory free.
+#[derive(Debug)]
+pub struct SqliteStore {
+    install: Install,
+    hints: Hints,
+    // Readers before writers: the last to close a file writes its WAL back.
+    log_reads: Pool,
+    main_reads: Pool,
+    log_writer: Writer,
+    main_writer: Writer,
+}
+
+impl SqliteStore {
+    /// Opens a data directory, making it on the first start. Blocks for as long as the disk takes.
+    ///
+    /// # Errors
+    /// When another process has it, or it cannot be used; see [`OpenError`].
+    pub fn open(dir: &Path, options: &Options) -> Result<Arc<Self>, OpenError> {
+        let lock = Arc::new(DirectoryLock::take(dir)?);
+        let log = LOG.open(dir)?;
+        let main = MAIN.open(dir)?;
+        let (id, install) = install::load(dir, &log, &main, options)?;
+        let hints = Hints::default();
+        hints.publish_config(config_log::head(&main).map_err(|fault| MAIN.open_error(dir, fault))?);
+        let start = |schema: &'static schema::Schema, connection| {
+            Writer::start(schema, dir, id, connection, Arc::clone(&lock))
+                .map_err(|fault| schema.open_error(dir, fault))
+        };
+        Ok(Arc::new(Self {
+            install,
+            hints,
+            log_reads: Pool::new(LOG.path(dir)),
+            main_reads: Pool::new(MAIN.path(dir)),
+            log_writer: start(&LOG, log)?,
+            main_writer: start(&MAIN, main)?,
+        }))
+    }
+}
+
+impl Store for SqliteStore {
+    fn install(&self) -> &Install {
+        &self.install
+    }
+
+    fn hints(&self) -> &Hints {
+        &self.hints
+    }
+
+    fn exclusive(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;
