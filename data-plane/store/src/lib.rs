@@ -15,6 +15,7 @@ pub mod hints;
 pub mod id;
 pub mod limits;
 pub mod model;
+pub mod reader;
 pub mod record;
 pub mod seal;
 pub mod sqlite;

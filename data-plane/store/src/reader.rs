@@ -1,0 +1,365 @@
+//! Reading one partition of the log with a cursor: gap-free up to the heads, past the heads of silent writers.
+//!
+//! Used by the dispatcher's runs and by the control plane's event stream. A reader goes in two steps, so that its
+//! owner can read the configuration log between them: [`PartitionReader::refresh`] learns how far may be read,
+//! [`PartitionReader::read`] reads up to there and no further. Whoever matches events MUST read the configuration
+//! log's tail after `refresh` returned and before it matches what `read` brings.
+//!
+//! Rules (DESIGN §5): a hinted or published head may be read up to. A missing batch at or below a head stops that
+//! writer and is looked for again; after [`limits::GAP_AFTER`] it is reported as one [`Item::Gap`] up to the next
+//! batch that exists. A writer whose beat stands still for [`limits::WRITER_SILENT_AFTER`], on this reader's own
+//! monotonic clock, is read past its head to the end of its gap-free tail. A closed writer ends where it says.
+//!
+//! Cancel-safe: a dropped future of `refresh` or `read` moves nothing.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    hints::PartitionHints,
+    id::{PartitionId, Seq, WriterId},
+    limits,
+    store::{Batch, Heads, Result, SharedStore, WriterRow},
+};
+
+/// How often the writers' rows are read, hints or not.
+const WRITERS_PERIOD: Duration = Duration::from_secs(1);
+/// A missing batch is looked for again after this long.
+const GAP_RETRY: Duration = Duration::from_secs(1);
+/// A silent writer's tail is checked every second at first, and ever more rarely up to this.
+const TAIL_PAUSE_MAX: Duration = Duration::from_secs(64);
+
+/// What a read brings.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Item {
+    /// The writer's next batch.
+    Batch(Batch),
+    /// Batches that are given up as missing, after ten minutes of looking.
+    Gap {
+        /// Whose.
+        writer: WriterId,
+        /// The first missing one.
+        from: Seq,
+        /// The last missing one.
+        through: Seq,
+    },
+}
+
+/// One consumer's view of one partition.
+pub struct PartitionReader {
+    store: SharedStore,
+    partition: PartitionId,
+    hints: Arc<PartitionHints>,
+    moved: watch::Receiver<u64>,
+    tracks: BTreeMap<WriterId, Track>,
+    /// When the writers' rows are read next.
+    writers_due: Instant,
+    /// The writer after this one is read first, so that all have their turn.
+    last: Option<WriterId>,
+}
+
+/// What is known of one writer.
+#[derive(Debug, Clone)]
+struct Track {
+    position: Seq,
+    through: Seq,
+    beat: Option<u64>,
+    beat_moved: Instant,
+    closed: bool,
+    tail_due: Instant,
+    tail_pause: Duration,
+    missing_since: Option<Instant>,
+    retry_at: Instant,
+}
+
+impl Track {
+    fn new(position: Seq) -> Self {
+        let now = Instant::now();
+        Self {
+            position,
+            through: position,
+            beat: None,
+            beat_moved: now,
+            closed: false,
+            tail_due: now,
+            tail_pause: WRITERS_PERIOD,
+            missing_since: None,
+            retry_at: now,
+        }
+    }
+
+    fn readable(&self) -> bool {
+        self.position < self.through
+    }
+
+    fn silent(&self, now: Instant) -> bool {
+        !self.closed && now.duration_since(self.beat_moved) >= limits::WRITER_SILENT_AFTER
+    }
+}
+
+impl std::fmt::Debug for PartitionReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PartitionReader")
+            .field("partition", &self.partition)
+            .field("tracks", &self.tracks)
+            .finish()
+    }
+}
+
+impl PartitionReader {
+    /// A reader that goes on after `positions`; a writer missing there is read from its beginning.
+    pub fn new(store: SharedStore, partition: PartitionId, positions: BTreeMap<WriterId, Seq>) -> Self {
+        let hints = store.hints().partition(partition);
+        let mut moved = hints.heads_moved();
+        // What was hinted before is news to this reader.
+        moved.mark_changed();
+        let tracks = positions
+            .into_iter()
+            .map(|(writer, seq)| (writer, Track::new(seq)))
+            .collect();
+        Self {
+            store,
+            partition,
+            hints,
+            moved,
+            tracks,
+            writers_due: Instant::now(),
+            last: None,
+        }
+    }
+
+    /// The partition.
+    pub fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    /// How far it has read: the last batch of each writer that [`Self::read`] returned (or gave up).
+    pub fn positions(&self) -> BTreeMap<WriterId, Seq> {
+        self.tracks
+            .iter()
+            .map(|(writer, track)| (*writer, track.position))
+            .collect()
+    }
+
+    /// How far may be read, as the last [`Self::refresh`] learned.
+    pub fn heads(&self) -> BTreeMap<WriterId, Seq> {
+        self.tracks
+            .iter()
+            .map(|(writer, track)| (*writer, track.through))
+            .collect()
+    }
+
+    /// Whether all that may be read was read.
+    pub fn caught_up(&self) -> bool {
+        self.tracks.values().all(|track| !track.readable())
+    }
+
+    /// Learns heads: from hints always, from the writers' rows once a second, from the tails of silent writers as
+    /// they are due.
+    ///
+    /// # Errors
+    /// When the store fails; what hints said counts all the same.
+    pub async fn refresh(&mut self) -> Result<()> {
+        self.moved.mark_unchanged();
+        for (writer, seq) in self.hints.heads() {
+            let track = self.tracks.entry(writer).or_insert_with(|| Track::new(Seq::ZERO));
+            if !track.closed {
+                track.through = track.through.max(seq);
+            }
+        }
+        if Instant::now() >= self.writers_due {
+            let rows = self.store.writers().await?;
+            self.writers_due = Instant::now() + WRITERS_PERIOD;
+            self.learn(&rows);
+        }
+        self.read_tails().await
+    }
+
+    fn learn(&mut self, rows: &[WriterRow]) {
+        let now = Instant::now();
+        for row in rows {
+            let track = self
+                .tracks
+                .entry(row.writer)
+                .or_insert_with(|| Track::new(Seq::ZERO));
+            if track.beat != Some(row.beat) {
+                (track.beat, track.beat_moved, track.tail_pause) = (Some(row.beat), now, WRITERS_PERIOD);
+            }
+            if let Some(last) = &row.closed {
+                track.closed = true;
+                track.through = last
+                    .get(&self.partition)
+                    .copied()
+                    .unwrap_or_default()
+                    .max(track.position);
+            } else {
+                let head = row.heads.get(&self.partition).copied().unwrap_or_default();
+                track.through = track.through.max(head);
+            }
+            if track.closed && !track.readable() {
+                self.hints.forget(row.writer);
+            }
+        }
+        // A writer is expired only when it is closed and its batches are gone.
+        let known = |writer: &WriterId| rows.iter().any(|row| row.writer == *writer);
+        self.tracks
+            .retain(|writer, track| known(writer) || track.readable());
+    }
+
+    async fn read_tails(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let due = |track: &Track| track.silent(now) && !track.readable() && now >= track.tail_due;
+        let silent: Vec<_> = self
+            .tracks
+            .iter()
+            .filter(|(_, track)| due(track))
+            .map(|(w, t)| (*w, t.through))
+            .collect();
+        for (writer, after) in silent {
+            let tail = self.store.tail(self.partition, writer, after).await?;
+            let track = self
+                .tracks
+                .get_mut(&writer)
+                .expect("invariant: only `learn` forgets tracks");
+            track.tail_pause = if tail > track.through {
+                WRITERS_PERIOD
+            } else {
+                (track.tail_pause * 2).min(TAIL_PAUSE_MAX)
+            };
+            track.tail_due = now + track.tail_pause;
+            track.through = track.through.max(tail);
+        }
+        Ok(())
+    }
+
+    /// Reads on, up to the heads that the last [`Self::refresh`] learned: batches of one writer, in order. Empty
+    /// when nothing can be read just now.
+    ///
+    /// # Errors
+    /// When the store fails; nothing is moved then.
+    pub async fn read(&mut self, bytes_max: usize) -> Result<Vec<Item>> {
+        let mut turn: Vec<WriterId> = self
+            .tracks
+            .iter()
+            .filter(|(_, t)| t.readable())
+            .map(|(w, _)| *w)
+            .collect();
+        let first = turn.partition_point(|writer| self.last.is_some_and(|last| *writer <= last));
+        turn.rotate_left(first);
+        for writer in turn {
+            let items = self.read_writer(writer, bytes_max).await?;
+            if !items.is_empty() {
+                self.last = Some(writer);
+                return Ok(items);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    async fn read_writer(&mut self, writer: WriterId, bytes_max: usize) -> Result<Vec<Item>> {
+        let Some(track) = self.tracks.get(&writer).cloned() else {
+            return Ok(Vec::new());
+        };
+        if Instant::now() < track.retry_at {
+            return Ok(Vec::new());
+        }
+        let batches = self
+            .store
+            .read(self.partition, writer, track.position, track.through, bytes_max)
+            .await?;
+        if let Some(last) = batches.last() {
+            self.move_to(writer, last.seq);
+            return Ok(batches.into_iter().map(Item::Batch).collect());
+        }
+        self.missing(writer, &track).await
+    }
+
+    /// A batch at or below a head is not there.
+    async fn missing(&mut self, writer: WriterId, track: &Track) -> Result<Vec<Item>> {
+        let now = Instant::now();
+        let since = track.missing_since.unwrap_or(now);
+        if now.duration_since(since) < limits::GAP_AFTER {
+            let track = self
+                .tracks
+                .get_mut(&writer)
+                .expect("invariant: only `learn` forgets tracks");
+            (track.missing_since, track.retry_at) = (Some(since), now + GAP_RETRY);
+            return Ok(Vec::new());
+        }
+        let next = self
+            .store
+            .next_seq(self.partition, writer, track.position)
+            .await?;
+        let before_next = next.map_or(track.through, |next| Seq::new(next.as_u64() - 1));
+        let through = before_next.min(track.through);
+        let from = track.position.next();
+        tracing::error!(partition = %self.partition, %writer, %from, %through, "batches are missing from the log; given up");
+        metrics::counter!("qrelay_log_gaps_total").increment(1);
+        self.move_to(writer, through);
+        Ok(vec![Item::Gap {
+            writer,
+            from,
+            through,
+        }])
+    }
+
+    fn move_to(&mut self, writer: WriterId, seq: Seq) {
+        let track = self
+            .tracks
+            .get_mut(&writer)
+            .expect("invariant: only `learn` forgets tracks");
+        (track.position, track.missing_since) = (seq, None);
+    }
+
+    /// Waits until a head moved, or until it is time to look anyway.
+    pub async fn changed(&mut self) {
+        let retries = self
+            .tracks
+            .values()
+            .filter(|track| track.readable())
+            .map(|track| track.retry_at);
+        let due = retries
+            .chain([self.writers_due])
+            .min()
+            .unwrap_or(self.writers_due);
+        tokio::select! {
+            moved = self.moved.changed() => {
+                // The sender lives in `hints`, which this reader holds.
+                moved.expect("invariant: the hints outlive their reader");
+            }
+            () = sleep_until(due) => {}
+        }
+    }
+}
+
+/// Closes the writers of processes that are known to be dead, each at the end of its gap-free tail: only for a
+/// store whose lock proves that nobody else writes ([`crate::Store::exclusive`]). `mine` is left alone.
+///
+/// # Errors
+/// When the store fails; repeating is harmless.
+///
+/// # Panics
+/// When the store is not exclusive: a living writer would lose what it appends.
+pub async fn close_dead_writers(store: &SharedStore, mine: Option<WriterId>) -> Result<()> {
+    assert!(store.exclusive(), "only a lock proves that a writer is dead");
+    for row in store.writers().await? {
+        if row.closed.is_some() || Some(row.writer) == mine {
+            continue;
+        }
+        let mut last = Heads::new();
+        for partition in (0..store.install().partitions).map(PartitionId::new) {
+            let head = row.heads.get(&partition).copied().unwrap_or_default();
+            let tail = store.tail(partition, row.writer, head).await?;
+            if tail > Seq::ZERO {
+                last.insert(partition, tail);
+            }
+        }
+        store.close_writer(row.writer, &last).await?;
+        tracing::info!(writer = %row.writer, node = row.node, "closed the writer of a process that ended");
+    }
+    Ok(())
+}
