@@ -13,6 +13,8 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::time::{Instant, sleep};
 
+use crate::cpu;
+
 /// After SIGTERM a process has this long before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often it is looked at while waiting for it.
@@ -153,15 +155,25 @@ impl Child {
 }
 
 impl Drop for Child {
+    /// First politely: a master that is killed leaves workers behind for somebody else to bury.
     fn drop(&mut self) {
-        // Also when the first process has ended: what it started may live on. The id cannot have passed to a stranger
-        // while a member lives or the first process has not been waited for.
-        let running = matches!(self.process.try_wait(), Ok(None));
-        if running || crate::cpu::group_members(self.group()).is_ok_and(|members| !members.is_empty()) {
-            self.signal(Signal::KILL);
-        }
-        if running {
-            self.process.wait().ok();
+        // The id cannot have passed to a stranger: a member lives, or the first process has not been waited for.
+        let lives = |child: &mut Self| {
+            matches!(child.process.try_wait(), Ok(None))
+                || cpu::group_members(child.group()).is_ok_and(|members| !members.is_empty())
+        };
+        for (signal, looks) in [(Signal::TERM, 200), (Signal::KILL, 100)] {
+            if !lives(self) {
+                return;
+            }
+            self.signal(signal);
+            // Bounded: 2 s for TERM, 1 s for KILL to be carried out.
+            for _ in 0..looks {
+                if !lives(self) {
+                    return;
+                }
+                std::thread::sleep(POLL);
+            }
         }
     }
 }
@@ -169,7 +181,6 @@ impl Drop for Child {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu;
 
     fn shell(folder: &Path, script: &str) -> Child {
         let arguments = vec!["-c".into(), script.into()];

@@ -94,7 +94,7 @@ impl Conditions {
             turn_s: plan.turn.as_secs_f64(),
             connections: plan.connections,
             method: "servers pinned to one core, load on another, turns in rotated order; user + system time of the \
-                     server's process group from /proc, until it is at rest again; median over cycles of the ratio \
+                     server's process group, until it is at rest again; median over cycles of the ratio \
                      within a cycle",
         })
     }
@@ -181,7 +181,7 @@ fn ratio(what: &str, ours: &[f64], theirs: &[f64], against: &'static str) -> Opt
     let mut ratios: Vec<_> = ours
         .iter()
         .zip(theirs)
-        .map(|(ours, theirs)| ours / theirs.max(0.001))
+        .map(|(ours, theirs)| ours / theirs)
         .collect();
     ratios.sort_by(f64::total_cmp);
     Some(Row {
