@@ -1,0 +1,8 @@
+//! Tests of the edge as a whole, over real sockets: what is answered, what is recorded, what is survived.
+
+pub(crate) mod fake_store;
+mod fixture;
+mod hostile;
+mod privacy;
+mod redirects;
+mod staleness;
