@@ -31,6 +31,8 @@ mod schema;
 mod service;
 mod sse;
 mod status;
+#[cfg(test)]
+mod testing;
 mod uri;
 
 pub use config::{Config, HeaderConflict, HeaderField, OpenApiInfo};
