@@ -11,6 +11,8 @@ pub mod appender;
 pub mod checkpoint;
 pub mod clock;
 pub mod event;
+#[cfg(feature = "testing")]
+pub mod fault;
 pub mod hints;
 pub mod id;
 pub mod limits;

@@ -23,6 +23,10 @@ pub const APPEND_RETRY_PAUSE: Duration = Duration::from_millis(100);
 pub const BEAT_PERIOD: Duration = Duration::from_secs(3);
 /// A writer whose beat has not moved for so long is silent: its tail is read past its head.
 pub const WRITER_SILENT_AFTER: Duration = Duration::from_secs(15);
+/// How often a reader looks at the writers' rows; hints tell of its own process at once.
+pub const WRITERS_READ_PERIOD: Duration = Duration::from_secs(1);
+/// The longest pause between looks at a silent writer's tail: it is most likely dead.
+pub const SILENT_PROBE_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// A missing batch below a head is recorded as a gap after so long.
 pub const GAP_AFTER: Duration = Duration::from_secs(600);
 /// Batch bytes that one read returns at most.

@@ -7,12 +7,17 @@
 //!
 //! Rules (DESIGN §5): a hinted or published head may be read up to. A missing batch at or below a head stops that
 //! writer and is looked for again; after [`limits::GAP_AFTER`] it is reported as one [`Item::Gap`] up to the next
-//! batch that exists. A writer whose beat stands still for [`limits::WRITER_SILENT_AFTER`], on this reader's own
+//! batch that exists. (On an exclusive store a missing beginning is retention's work, and reported at once: what was
+//! acknowledged there is seen at once.) A writer whose beat stands still for [`limits::WRITER_SILENT_AFTER`], on this reader's own
 //! monotonic clock, is read past its head to the end of its gap-free tail. A closed writer ends where it says.
 //!
 //! Cancel-safe: a dropped future of `refresh` or `read` moves nothing.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -27,18 +32,16 @@ use crate::{
 };
 
 /// How often the writers' rows are read, hints or not.
-const WRITERS_PERIOD: Duration = Duration::from_secs(1);
+const WRITERS_PERIOD: Duration = limits::WRITERS_READ_PERIOD;
 /// A missing batch is looked for again after this long.
-const GAP_RETRY: Duration = Duration::from_secs(1);
-/// A silent writer's tail is checked every second at first, and ever more rarely up to this.
-const TAIL_PAUSE_MAX: Duration = Duration::from_secs(64);
+const GAP_RETRY: Duration = limits::WRITERS_READ_PERIOD;
 
 /// What a read brings.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Item {
     /// The writer's next batch.
     Batch(Batch),
-    /// Batches that are given up as missing, after ten minutes of looking.
+    /// Batches that are given up as missing, after ten minutes of looking or because retention took them.
     Gap {
         /// Whose.
         writer: WriterId,
@@ -132,6 +135,20 @@ impl PartitionReader {
         }
     }
 
+    /// A reader that stands at the present end: it brings everything that is acknowledged after this returned, and
+    /// perhaps a little of what was before.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn at_end(store: SharedStore, partition: PartitionId) -> Result<Self> {
+        let mut reader = Self::new(store, partition, BTreeMap::new());
+        reader.refresh().await?;
+        for track in reader.tracks.values_mut() {
+            track.position = track.through;
+        }
+        Ok(reader)
+    }
+
     /// The partition.
     pub fn partition(&self) -> PartitionId {
         self.partition
@@ -172,9 +189,10 @@ impl PartitionReader {
             }
         }
         if Instant::now() >= self.writers_due {
-            let rows = self.store.writers().await?;
+            let rows = self.store.writers().await;
+            // After a failure too: whoever waits for changes must not spin on a store that is away.
             self.writers_due = Instant::now() + WRITERS_PERIOD;
-            self.learn(&rows);
+            self.learn(&rows?);
         }
         self.read_tails().await
     }
@@ -187,7 +205,8 @@ impl PartitionReader {
                 .entry(row.writer)
                 .or_insert_with(|| Track::new(Seq::ZERO));
             if track.beat != Some(row.beat) {
-                (track.beat, track.beat_moved, track.tail_pause) = (Some(row.beat), now, WRITERS_PERIOD);
+                (track.beat, track.beat_moved) = (Some(row.beat), now);
+                (track.tail_due, track.tail_pause) = (now, WRITERS_PERIOD);
             }
             if let Some(last) = &row.closed {
                 track.closed = true;
@@ -228,7 +247,7 @@ impl PartitionReader {
             track.tail_pause = if tail > track.through {
                 WRITERS_PERIOD
             } else {
-                (track.tail_pause * 2).min(TAIL_PAUSE_MAX)
+                (track.tail_pause * 2).min(limits::SILENT_PROBE_PAUSE_MAX)
             };
             track.tail_due = now + track.tail_pause;
             track.through = track.through.max(tail);
@@ -282,7 +301,8 @@ impl PartitionReader {
     async fn missing(&mut self, writer: WriterId, track: &Track) -> Result<Vec<Item>> {
         let now = Instant::now();
         let since = track.missing_since.unwrap_or(now);
-        if now.duration_since(since) < limits::GAP_AFTER {
+        let expired = self.expired(writer, track.position).await?;
+        if !expired && now.duration_since(since) < limits::GAP_AFTER {
             let track = self
                 .tracks
                 .get_mut(&writer)
@@ -296,15 +316,34 @@ impl PartitionReader {
             .await?;
         let before_next = next.map_or(track.through, |next| Seq::new(next.as_u64() - 1));
         let through = before_next.min(track.through);
+        if through <= track.position {
+            // It came in between.
+            return Ok(Vec::new());
+        }
         let from = track.position.next();
-        tracing::error!(partition = %self.partition, %writer, %from, %through, "batches are missing from the log; given up");
-        metrics::counter!("qrelay_log_gaps_total").increment(1);
+        if expired {
+            tracing::warn!(partition = %self.partition, %writer, %from, %through, "retention took batches before they were read");
+            metrics::counter!("qrelay_log_expired_unread_batches_total")
+                .increment(through.as_u64() - track.position.as_u64());
+        } else {
+            tracing::error!(partition = %self.partition, %writer, %from, %through, "batches are missing from the log; given up");
+            metrics::counter!("qrelay_log_gaps_total").increment(1);
+        }
         self.move_to(writer, through);
         Ok(vec![Item::Gap {
             writer,
             from,
             through,
         }])
+    }
+
+    /// Whether the batch after `position` is missing because retention took all from the beginning past it.
+    async fn expired(&self, writer: WriterId, position: Seq) -> Result<bool> {
+        if !self.store.exclusive() {
+            return Ok(false);
+        }
+        let first = self.store.next_seq(self.partition, writer, Seq::ZERO).await?;
+        Ok(first.is_none_or(|first| first > position.next()))
     }
 
     fn move_to(&mut self, writer: WriterId, seq: Seq) {
@@ -351,7 +390,9 @@ pub async fn close_dead_writers(store: &SharedStore, mine: Option<WriterId>) -> 
             continue;
         }
         let mut last = Heads::new();
-        for partition in (0..store.install().partitions).map(PartitionId::new) {
+        let mut partitions: BTreeSet<_> = (0..store.install().partitions).map(PartitionId::new).collect();
+        partitions.extend(row.heads.keys());
+        for partition in partitions {
             let head = row.heads.get(&partition).copied().unwrap_or_default();
             let tail = store.tail(partition, row.writer, head).await?;
             if tail > Seq::ZERO {

@@ -22,7 +22,10 @@ const LENGTH_BYTES: usize = 4;
 
 /// One entry of the log.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[allow(clippy::large_enum_variant, reason = "nearly every record is a scan, and they live on the stack for a moment")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly every record is a scan, and they live on the stack for a moment"
+)]
 pub enum Record<'a> {
     /// A scan that was (or is about to be) answered with a redirect.
     #[serde(borrow)]
