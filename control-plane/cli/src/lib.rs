@@ -1,1 +1,93 @@
 //! The qrelay binary: a subcommand for each role, and the operator's commands.
+//!
+//! Roles are libraries; here they get their configuration, are started and stopped. The operator's commands are
+//! clients of the gRPC API like any other: they know nothing that a caller with a key could not know.
+//!
+//! Invariant: standard output carries results and nothing else; what is said about the work goes to standard
+//! error. Keys and secrets come from the environment or files, never from the command line.
+
+mod api_error;
+mod command_line;
+mod escape;
+mod failure;
+mod operator;
+mod output;
+mod qr;
+mod session;
+mod shape;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::CommandFactory as _;
+
+use crate::{
+    command_line::{Command, CommandLine, Refused},
+    failure::{Exit, Failure},
+};
+
+/// The process: reads the command line, does what it says, and tells how it went.
+pub fn main() -> ExitCode {
+    run(std::env::args_os())
+}
+
+fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let command = match command_line::parse(arguments) {
+        Ok(line) => line.command,
+        Err(Refused::Clap(error)) => return tell_usage(&error),
+        Err(Refused::Ours(failure)) => return tell(&failure),
+    };
+    match execute(command) {
+        Ok(code) => code,
+        Err(failure) => tell(&failure),
+    }
+}
+
+fn execute(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Completions { shell } => {
+            completions(shell)?;
+        }
+        Command::Tenant(args) => block_on(operator::tenant::run(args))?,
+        Command::Key(args) => block_on(operator::key::run(args))?,
+        Command::Code(args) => block_on(operator::code::run(args))?,
+        Command::Endpoint(args) => block_on(operator::endpoint::run(args))?,
+        Command::Delivery(args) => block_on(operator::delivery::run(args))?,
+        Command::Event(args) => block_on(operator::event::run(args))?,
+        Command::Tail(args) => block_on(operator::tail::run(*args))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs an operator's command: one connection needs no more than this thread.
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::because("cannot start", &error))?;
+    runtime.block_on(work)
+}
+
+fn completions(shell: clap_complete::Shell) -> io::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut CommandLine::command(), "qrelay", &mut script);
+    io::stdout().write_all(&script)
+}
+
+fn tell(failure: &Failure) -> ExitCode {
+    // With standard error gone there is nobody left to tell.
+    drop(failure.write(&mut io::stderr()));
+    failure.exit.into()
+}
+
+fn tell_usage(error: &clap::Error) -> ExitCode {
+    let said = error.print();
+    match (error.use_stderr(), said) {
+        (true, _) => Exit::Usage.into(),
+        (false, Ok(())) => ExitCode::SUCCESS,
+        (false, Err(error)) => tell(&error.into()),
+    }
+}

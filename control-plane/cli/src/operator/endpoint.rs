@@ -1,0 +1,323 @@
+//! `qrelay endpoint`: where events are delivered, and how that went.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Subcommand, ValueEnum};
+use qrelay_proto::v1;
+use secrecy::ExposeSecret;
+
+use super::{EtagArgs, Mask, PageArgs, RequestArgs, delivery, when};
+use crate::{
+    failure::Failure,
+    output::{Column, Output},
+    session::{ConnectArgs, Session, TenantArgs, call, secret_file},
+};
+
+const COLUMNS: [Column; 6] = [
+    ("ID", "id"),
+    ("URL", "url"),
+    ("EVENTS", "events"),
+    ("STATUS", "status"),
+    ("WAITING", "backlog.events"),
+    ("CREATED", "created_at"),
+];
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(flatten)]
+    tenant: TenantArgs,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Create an endpoint; its secret is shown only now
+    Create {
+        /// Where events are POSTed
+        url: String,
+        /// An event type (scan.created), a family (scan.*) or *; may be given several times
+        #[arg(long = "event", required = true, value_name = "EVENT")]
+        events: Vec<String>,
+        #[command(flatten)]
+        fields: Fields,
+        /// A file with a signing secret of your own, whsec_…; one is made if not given
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+        #[command(flatten)]
+        request: RequestArgs,
+    },
+    /// List endpoints, newest first
+    List {
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// Show one endpoint
+    Get {
+        /// The endpoint's id
+        id: String,
+    },
+    /// Change an endpoint
+    Update {
+        /// The endpoint's id
+        id: String,
+        /// Where events are POSTed
+        #[arg(long)]
+        url: Option<String>,
+        /// An event type, a family or *; may be given several times, and replaces all of them
+        #[arg(long = "event", value_name = "EVENT")]
+        events: Vec<String>,
+        #[command(flatten)]
+        fields: Fields,
+        #[command(flatten)]
+        etag: EtagArgs,
+    },
+    /// Delete an endpoint
+    Delete {
+        /// The endpoint's id
+        id: String,
+        #[command(flatten)]
+        etag: EtagArgs,
+    },
+    /// Send a synthetic event, and show what came of it
+    Test {
+        /// The endpoint's id
+        id: String,
+    },
+    /// Give it a new signing secret, which is shown only now; the old one ends at once
+    Rotate {
+        /// The endpoint's id
+        id: String,
+        /// A file with a secret of your own, whsec_…; one is made if not given
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+    },
+    /// List an endpoint's deliveries, newest first
+    Deliveries {
+        /// The endpoint's id
+        id: String,
+        #[command(flatten)]
+        page: PageArgs,
+    },
+}
+
+#[derive(clap::Args, Debug, Default)]
+struct Fields {
+    /// What people call it
+    #[arg(long)]
+    description: Option<String>,
+    /// Whether it is sent to
+    #[arg(long)]
+    status: Option<Status>,
+    /// The pause before each attempt, such as 0s,60s,5m,2h
+    #[arg(long, value_delimiter = ',', value_parser = when::duration, value_name = "PAUSE,…")]
+    retry_schedule: Vec<prost_types::Duration>,
+    /// Attempts under way at once, 1 to 256
+    #[arg(long, value_name = "N")]
+    max_concurrency: Option<i32>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Status {
+    Active,
+    /// Events wait in the log
+    Paused,
+}
+
+impl Fields {
+    fn into_endpoint(self, url: Option<String>, events: Vec<String>) -> (v1::Endpoint, Mask) {
+        let mut mask = Mask::default();
+        let status = self.status.map(|status| match status {
+            Status::Active => v1::EndpointStatus::Active,
+            Status::Paused => v1::EndpointStatus::Paused,
+        });
+        let endpoint = v1::Endpoint {
+            url: mask.take("url", url),
+            description: mask.take("description", self.description),
+            events: mask.take("events", Some(events).filter(|events| !events.is_empty())),
+            status: mask.take("status", status).into(),
+            retry_schedule: mask.take(
+                "retry_schedule",
+                Some(self.retry_schedule).filter(|schedule| !schedule.is_empty()),
+            ),
+            max_concurrency: mask.take("max_concurrency", self.max_concurrency),
+            ..v1::Endpoint::default()
+        };
+        (endpoint, mask)
+    }
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let mut out = args.connect.output();
+    let session = Session::open(&args.connect).await?;
+    match args.action {
+        Action::Test { id } => test(id, args.tenant.tenant, &session, &mut out).await,
+        action => act(action, args.tenant.tenant, &session, &mut out).await,
+    }
+}
+
+async fn act(action: Action, tenant_id: String, session: &Session, out: &mut Output) -> Result<(), Failure> {
+    let mut endpoints = session.endpoints();
+    match action {
+        Action::Create {
+            url,
+            events,
+            fields,
+            secret_file,
+            request,
+        } => {
+            let (endpoint, _) = fields.into_endpoint(Some(url), events);
+            let endpoint = Some(v1::Endpoint {
+                secret: own_secret(secret_file.as_deref())?,
+                ..endpoint
+            });
+            let request = v1::CreateEndpointRequest {
+                endpoint,
+                request_id: request.request_id,
+                tenant_id,
+            };
+            show_once(endpoints.create_endpoint(call(request)).await?.into_inner(), out)?;
+        }
+        Action::List { page } => {
+            let (page_size, page_token) = (page.page_size, page.page_token);
+            let request = v1::ListEndpointsRequest {
+                page_size,
+                page_token,
+                tenant_id,
+            };
+            out.page(endpoints.list_endpoints(call(request)).await?.get_ref(), &COLUMNS)?;
+        }
+        Action::Get { id } => {
+            out.one(
+                endpoints
+                    .get_endpoint(call(v1::GetEndpointRequest { id, tenant_id }))
+                    .await?
+                    .get_ref(),
+            )?;
+        }
+        Action::Update {
+            id,
+            url,
+            events,
+            fields,
+            etag,
+        } => {
+            let (endpoint, mask) = fields.into_endpoint(url, events);
+            let endpoint = Some(v1::Endpoint {
+                etag: etag.etag,
+                ..endpoint
+            });
+            let request = v1::UpdateEndpointRequest {
+                id,
+                endpoint,
+                update_mask: Some(mask.finish()?),
+                tenant_id,
+            };
+            out.one(endpoints.update_endpoint(call(request)).await?.get_ref())?;
+        }
+        Action::Delete { id, etag } => {
+            let said = format!("deleted {id}");
+            endpoints
+                .delete_endpoint(call(v1::DeleteEndpointRequest {
+                    id,
+                    tenant_id,
+                    etag: etag.etag,
+                }))
+                .await?;
+            out.done(&said)?;
+        }
+        Action::Test { id } => test(id, tenant_id, session, out).await?,
+        Action::Rotate { id, secret_file } => {
+            let secret = own_secret(secret_file.as_deref())?.unwrap_or_default();
+            let request = v1::RotateSecretRequest {
+                id,
+                tenant_id,
+                secret,
+            };
+            show_once(endpoints.rotate_secret(call(request)).await?.into_inner(), out)?;
+        }
+        Action::Deliveries { id, page } => {
+            let (page_size, page_token) = (page.page_size, page.page_token);
+            let request = v1::ListDeliveriesRequest {
+                endpoint_id: id,
+                page_size,
+                page_token,
+                tenant_id,
+            };
+            out.page(
+                endpoints.list_deliveries(call(request)).await?.get_ref(),
+                &delivery::COLUMNS,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// A test that the receiver did not pass is a failure of the command, so that scripts notice.
+async fn test(id: String, tenant_id: String, session: &Session, out: &mut Output) -> Result<(), Failure> {
+    let request = v1::TestEndpointRequest { id, tenant_id };
+    let outcome = session
+        .endpoints()
+        .test_endpoint(call(request))
+        .await?
+        .into_inner();
+    out.one(&outcome)?;
+    if outcome.status() == v1::DeliveryStatus::Succeeded {
+        return Ok(());
+    }
+    let why = match (outcome.error.as_str(), outcome.response_status) {
+        ("", Some(status)) => format!("it answered {status}"),
+        (error, _) => error.to_owned(),
+    };
+    Err(
+        Failure::failed(format!("the endpoint did not take the test event: {why}"))
+            .hint("an endpoint takes an event by answering 2xx within 5 s"),
+    )
+}
+
+fn own_secret(file: Option<&Path>) -> Result<Option<String>, Failure> {
+    let secret = file.map(secret_file).transpose()?;
+    Ok(secret.map(|secret| secret.expose_secret().to_owned()))
+}
+
+/// For people the secret stands below the table, where it can be copied whole.
+fn show_once(mut endpoint: v1::Endpoint, out: &mut Output) -> Result<(), Failure> {
+    if !out.is_text() {
+        return Ok(out.one(&endpoint)?);
+    }
+    let secret = endpoint.secret.take();
+    out.one(&endpoint)?;
+    Ok(out.secret("signing secret", secret.as_deref())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::{Format, capture::Captured};
+
+    #[test]
+    fn only_what_was_given_is_changed() {
+        let fields = Fields {
+            status: Some(Status::Paused),
+            ..Fields::default()
+        };
+        let (endpoint, mask) = fields.into_endpoint(None, vec!["scan.*".to_owned()]);
+        assert_eq!(mask.finish().unwrap().paths, ["events", "status"]);
+        assert_eq!(endpoint.status(), v1::EndpointStatus::Paused);
+    }
+
+    #[test]
+    fn a_secret_is_printed_exactly_once() {
+        let endpoint = v1::Endpoint {
+            secret: Some("whsec_abc".to_owned()),
+            ..v1::Endpoint::default()
+        };
+        for format in [Format::Text { width: 80 }, Format::Json] {
+            let captured = Captured::default();
+            show_once(endpoint.clone(), &mut captured.output(format)).unwrap();
+            assert_eq!(captured.text().matches("whsec_abc").count(), 1, "{format:?}");
+        }
+    }
+}
