@@ -116,9 +116,6 @@ impl std::fmt::Debug for Edge {
     }
 }
 
-/// How many connections wait to be accepted at most: as many as most systems allow without tuning.
-pub const LISTEN_BACKLOG: u32 = 4096;
-
 impl Config {
     /// Puts an edge together. The process's metrics recorder must be installed before.
     ///

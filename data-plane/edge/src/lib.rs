@@ -23,7 +23,7 @@ mod server;
 mod target;
 
 pub use client_address::TrustedProxies;
-pub use config::{BuildError, Config, Deps, Edge, LISTEN_BACKLOG};
+pub use config::{BuildError, Config, Deps, Edge};
 pub use geo::GeoError;
 pub use proxy_protocol::{ProxyHeader, ProxyHeaderError};
 pub use server::PeerSource;

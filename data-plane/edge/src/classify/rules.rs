@@ -66,8 +66,8 @@ const PREVIEWS: &[Rule] = &[
     any("viberbot", "link preview: Viber"),
     any("vkshare", "link preview: VK"),
     any("mastodon/", "link preview: Mastodon"),
-    any("pleroma", "link preview: Pleroma"),
-    any("misskey", "link preview: Misskey"),
+    start("pleroma", "link preview: Pleroma"),
+    start("misskey", "link preview: Misskey"),
     any("bluesky cardyb", "link preview: Bluesky"),
     any("synapse (bot", "link preview: Matrix"),
     any("matrix-media-repo", "link preview: Matrix"),
@@ -79,9 +79,9 @@ const PREVIEWS: &[Rule] = &[
     any("google-pagerenderer", "link preview: Google"),
     any("yahoo link preview", "link preview: Yahoo"),
     any("xing-contenttabreceiver", "link preview: Xing"),
-    any("tumblr/", "link preview: Tumblr"),
-    any("rocket.chat", "link preview: Rocket.Chat"),
-    any("mattermost", "link preview: Mattermost"),
+    start("tumblr/", "link preview: Tumblr"),
+    start("rocket.chat", "link preview: Rocket.Chat"),
+    any("mattermost-bot", "link preview: Mattermost"),
     any("notionembedder", "link preview: Notion"),
     any("opengraph", "link preview: Open Graph reader"),
     any("linkpreview", "link preview: by its name"),
@@ -214,7 +214,7 @@ const CRAWLERS: &[Rule] = &[
     any("httrack", "crawler: HTTrack"),
     any("nutch", "crawler: Nutch"),
     any("scrapy", "crawler: Scrapy"),
-    any("feedly", "crawler: Feedly"),
+    start("feedly", "crawler: Feedly"),
 ];
 
 /// HTTP libraries, command lines, load generators and driven browsers.

@@ -133,4 +133,4 @@ fn is_country_code(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -141,8 +141,9 @@ fn names(name: &'static str) -> Value {
     )])
 }
 
-fn sample() -> GeoDatabase {
-    let bytes = database(vec![
+/// A small database, as a file's bytes.
+pub(crate) fn sample_bytes() -> Vec<u8> {
+    database(vec![
         (
             "203.0.113.0/24",
             Map(vec![
@@ -193,8 +194,11 @@ fn sample() -> GeoDatabase {
             Map(vec![("country_code", Text("not a code")), ("city", Text("  "))]),
         ),
         ("2001:dba::/32", Text("no map at all")),
-    ]);
-    GeoDatabase::of(Reader::from_source(bytes).unwrap())
+    ])
+}
+
+fn sample() -> GeoDatabase {
+    GeoDatabase::of(Reader::from_source(sample_bytes()).unwrap())
 }
 
 fn check(database: &GeoDatabase, address: &str, expected: (Option<&str>, Option<&str>, Option<&str>)) {

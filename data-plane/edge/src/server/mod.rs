@@ -73,6 +73,7 @@ pub(crate) fn http1_builder() -> http1::Builder {
 impl Server {
     /// Accepts connections until the token is cancelled.
     pub(crate) async fn accept(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
+        let mut was_failing = false;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -80,10 +81,16 @@ impl Server {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((tcp, peer)) => self.admit(tcp, peer),
+                Ok((tcp, peer)) => {
+                    was_failing = false;
+                    self.admit(tcp, peer);
+                }
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections; closing idle ones");
+                    if !was_failing {
+                        tracing::warn!(%error, "cannot accept connections; closing idle ones");
+                    }
+                    was_failing = true;
                     self.connections.relieve();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -158,7 +165,7 @@ impl Server {
         }
         tokio::select! {
             read = proxy_protocol::read(tcp, peer) => {
-                read.inspect_err(|error| tracing::debug!(%error, %peer, "a connection was refused")).ok()
+                read.inspect_err(|error| tracing::debug!(%error, "a connection was refused")).ok()
             }
             // Cut for its time, or draining: it owes us its first byte.
             _order = connection.order() => None,

@@ -78,10 +78,7 @@ impl Fixture {
     }
 
     pub(crate) async fn client(&self) -> Client {
-        Client {
-            tcp: TcpStream::connect(self.addr).await.unwrap(),
-            buffer: Vec::new(),
-        }
+        Client::connect(self.addr).await
     }
 
     /// The answer to one GET on a connection of its own.
@@ -138,6 +135,13 @@ impl Answer {
 }
 
 impl Client {
+    pub(crate) async fn connect(addr: SocketAddr) -> Self {
+        Self {
+            tcp: TcpStream::connect(addr).await.unwrap(),
+            buffer: Vec::new(),
+        }
+    }
+
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         tokio::time::timeout(PATIENCE, self.tcp.write_all(bytes))
             .await

@@ -94,6 +94,27 @@ async fn global_privacy_control_keeps_country_and_device_type_only() {
 }
 
 #[tokio::test]
+async fn a_database_gives_the_place_of_which_global_privacy_control_keeps_the_country() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), crate::geo::tests::sample_bytes()).unwrap();
+    let config = Config {
+        geoip_db: Some(file.path().to_owned()),
+        ..behind_proxy()
+    };
+    let edge = Fixture::start_with(config, |_| {}).await;
+    edge.add_code("abc", "https://example.com/");
+    for (headers, expected) in [
+        ("", json!(["CA", "Quebec", "Montreal"])),
+        ("Sec-GPC: 1\r\n", json!(["CA", null, null])),
+    ] {
+        let request = format!("GET /abc HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {CLIENT}\r\n{headers}\r\n");
+        assert_eq!(edge.request(&request).await.status, 302);
+        let (_, scan) = edge.store.scans().pop().unwrap();
+        assert_eq!(json!([scan["country"], scan["region"], scan["city"]]), expected);
+    }
+}
+
+#[tokio::test]
 async fn long_texts_are_cut() {
     let headers = format!(
         "Referer: https://example.org/{}\r\nAccept-Language: {}\r\nUser-Agent: {}\r\n",
