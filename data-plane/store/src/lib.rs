@@ -11,6 +11,7 @@ pub mod appender;
 pub mod checkpoint;
 pub mod clock;
 pub mod event;
+pub mod expression;
 #[cfg(feature = "testing")]
 pub mod fault;
 pub mod hints;

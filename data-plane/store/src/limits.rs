@@ -173,11 +173,14 @@ pub const EXPRESSION_NODES_MAX: usize = 200;
 pub const EXPRESSION_DEPTH_MAX: usize = 32;
 /// Most regular expressions in one expression; each keeps its automaton in memory.
 pub const EXPRESSION_PATTERNS_MAX: usize = 4;
-/// Memory of one compiled regular expression, in bytes: what bounds the work per byte of a match.
-pub const EXPRESSION_PATTERN_COMPILED_BYTES_MAX: usize = 64 * 1024;
-/// Longest text that a regular expression is matched against, in bytes: a destination URL at its longest.
-pub const EXPRESSION_MATCHED_BYTES_MAX: usize = 8 * 1024;
-/// Largest value made while an expression is evaluated, in bytes of text or elements of a list, and largest result.
+/// Most elements of list and map literals that are not literals themselves: each is copied at every evaluation.
+pub const EXPRESSION_COMPUTED_ELEMENTS_MAX: usize = 16;
+/// Memory of one compiled regular expression, in bytes. Together with [`EXPRESSION_MATCHED_BYTES_MAX`] it bounds a
+/// match: the worst pattern found takes about 10 ms in a debug build.
+pub const EXPRESSION_PATTERN_COMPILED_BYTES_MAX: usize = 32 * 1024;
+/// Longest text that a regular expression is matched against, in bytes: four times the longest user agent.
+pub const EXPRESSION_MATCHED_BYTES_MAX: usize = 2 * 1024;
+/// Largest value made while an expression is evaluated, in bytes (16 for an element of a list), and largest result.
 pub const EXPRESSION_OUTPUT_BYTES_MAX: usize = 64 * 1024;
 
 // ---- Retention ----
