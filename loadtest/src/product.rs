@@ -1,8 +1,10 @@
 //! `qrelay up` as a benchmark needs it: on a fresh data directory, with a tenant and a code made over REST.
 
 use std::{
-    fs,
+    fs::{self, OpenOptions},
+    io::Write,
     net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -56,7 +58,9 @@ impl Product {
         let key_file = folder.join("admin-key");
         // The shape of a key: a name and 256 bits. It guards nothing but this run.
         let admin_key = format!("qrk_{}_{}", "b".repeat(26), "a".repeat(52));
-        fs::write(&key_file, &admin_key)?;
+        // Only its owner may read a key file.
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key_file)?;
+        file.write_all(admin_key.as_bytes())?;
         let data = folder.join("data");
         let program = program
             .canonicalize()
