@@ -28,6 +28,9 @@ pub struct Config {
     pub first_message_wait: Duration,
     /// Request headers that stand for a field of the request message.
     pub header_fields: Vec<HeaderField>,
+    /// Fields that may stand in the query although the body is the whole request message (`body: "*"`): what says
+    /// whose request it is. All others may not, since one of them may be a secret, and URLs are logged.
+    pub query_beside_body: Vec<String>,
     /// Fields that never enter an update mask made from a PATCH body. `etag` by default: it is a precondition
     /// (AIP-154), never a change.
     pub mask_ignored: Vec<String>,
@@ -62,6 +65,7 @@ impl Default for Config {
                         .to_owned(),
                 },
             ],
+            query_beside_body: vec!["tenant_id".to_owned(), "request_id".to_owned()],
             mask_ignored: vec!["etag".to_owned()],
             api_key_header: Some("X-API-Key".to_owned()),
             openapi: OpenApiInfo::default(),

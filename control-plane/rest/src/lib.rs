@@ -5,7 +5,7 @@
 //! answer into JSON (or server-sent events for a server stream). No code is generated and no type of the
 //! services is known here.
 //!
-//! What the JSON looks like is decided in [`mod@json`]'s two walks and nowhere else: proto field names, enums in
+//! What the JSON looks like is decided in the two walks of the module `json` and nowhere else: proto field names, enums in
 //! lower case without their type's prefix, 64-bit integers as numbers, times in RFC 3339 with milliseconds.
 //!
 //! Left to others: authentication (a tower layer in front of [`Transcoder::into_router`]; it may put the caller

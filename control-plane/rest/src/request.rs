@@ -3,6 +3,8 @@
 //! Pure: no server, no clock. A field may be given in one place only; where two places agree that is accepted,
 //! where they differ it is refused, since no order of precedence would be what every caller means.
 
+use std::collections::HashSet;
+
 use http::{HeaderMap, Method, header};
 use prost_reflect::{
     DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor, ReflectMessage as _, Value,
@@ -141,9 +143,10 @@ impl Filling<'_> {
         let in_url = |name: &str| matched.variables.iter().any(|(field, _)| field == name);
         let in_body = |name: &str| match &self.route.body {
             BodyRule::Field(field) => name.split('.').next() == Some(field.name()),
-            BodyRule::Whole | BodyRule::None => false,
+            BodyRule::Whole => !self.config.query_beside_body.iter().any(|field| field == name),
+            BodyRule::None => false,
         };
-        let mut given: Vec<&str> = Vec::new();
+        let mut given: HashSet<&str> = HashSet::new();
         for (name, text) in &pairs {
             if in_url(name) || in_body(name) {
                 self.decoder.violations.add(
@@ -153,13 +156,12 @@ impl Filling<'_> {
                 continue;
             }
             let repeated = leaf(&self.route.rpc.input(), name).is_some_and(|field| field.is_list());
-            if !repeated && given.contains(&name.as_str()) {
+            if !given.insert(name) && !repeated {
                 self.decoder
                     .violations
                     .add(name, "the query parameter is given twice");
                 continue;
             }
-            given.push(name);
             self.text(name, text);
         }
     }
@@ -242,8 +244,15 @@ impl Filling<'_> {
     }
 }
 
+/// How many names a field's path in a URL may have. A message may hold itself, and then a query could nest as
+/// deeply as it is long.
+pub(crate) const PATH_NAMES_MAX: usize = 4;
+
 /// The field at the end of a path through single messages. Maps, and messages without a text form, have none.
 pub(crate) fn leaf(message: &MessageDescriptor, path: &str) -> Option<FieldDescriptor> {
+    if path.split('.').nth(PATH_NAMES_MAX).is_some() {
+        return None;
+    }
     let (name, rest) = path
         .split_once('.')
         .map_or((path, None), |(name, rest)| (name, Some(rest)));

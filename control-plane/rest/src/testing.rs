@@ -1,10 +1,10 @@
 //! Contracts for unit tests, compiled from text: what the product's own contract does not use.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::LazyLock};
 
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
 
-use crate::{config::Config, error::BuildError, service::Transcoder};
+use crate::{config::Config, error::BuildError, schema::Schema, service::Transcoder};
 
 /// A message with every kind of field, and services with every kind of binding that is supported.
 pub(crate) const KINDS: &str = r#"
@@ -104,9 +104,17 @@ pub(crate) fn compile(declarations: &str) -> Vec<u8> {
     compiler.encode_file_descriptor_set()
 }
 
-/// A transcoder of [`KINDS`].
+/// A transcoder of [`KINDS`]; built once, since random tests ask for it a thousand times.
 pub(crate) fn kinds() -> Transcoder {
-    transcoder(KINDS).expect("it is supported")
+    static KINDS_TRANSCODER: LazyLock<Transcoder> =
+        LazyLock::new(|| transcoder(KINDS).expect("it is supported"));
+    KINDS_TRANSCODER.clone()
+}
+
+/// The schema of [`KINDS`].
+pub(crate) fn kinds_schema() -> &'static Schema {
+    static KINDS_SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::load(&compile(KINDS)).expect("valid"));
+    &KINDS_SCHEMA
 }
 
 pub(crate) fn transcoder(declarations: &str) -> Result<Transcoder, BuildError> {

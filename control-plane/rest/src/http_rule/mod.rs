@@ -16,6 +16,7 @@ pub(crate) use template::Template;
 use crate::{
     config::Config,
     error::{BuildError, RequestError},
+    request::PATH_NAMES_MAX,
     schema::Schema,
     uri,
 };
@@ -222,6 +223,9 @@ fn body_rule(rpc: &MethodDescriptor, body: &str) -> Result<BodyRule, String> {
 
 /// A variable must lead through messages to one scalar.
 fn check_variable(input: &MessageDescriptor, path: &str) -> Result<(), String> {
+    if path.split('.').nth(PATH_NAMES_MAX).is_some() {
+        return Err(format!("{{{path}}} nests deeper than {PATH_NAMES_MAX} names"));
+    }
     let mut message = input.clone();
     let mut names = path.split('.').peekable();
     while let Some(name) = names.next() {

@@ -137,21 +137,17 @@ impl Source<'_> {
     }
 }
 
-fn test_schema() -> Schema {
-    Schema::load(&testing::compile(testing::KINDS)).expect("valid")
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
     fn a_printed_message_is_read_back(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-        let schema = test_schema();
+        let schema = testing::kinds_schema();
         let descriptor = schema.pool.get_message_by_name("test.Kinds").expect("known");
-        let message = Source { schema: &schema, bytes: bytes.iter() }.message(&descriptor, 0);
+        let message = Source { schema, bytes: bytes.iter() }.message(&descriptor, 0);
         let printed = message_to_json(&message).expect("in range").to_string();
         let json = parse_strict(printed.as_bytes(), 32).expect("valid JSON");
-        let mut decoder = Decoder::new(&schema);
+        let mut decoder = Decoder::new(schema);
         let read = decoder.message(&descriptor, json.as_object().expect("an object"), &Path::Root);
         prop_assert_eq!(decoder.violations.list(), &[], "{}", printed);
         prop_assert_eq!(message_to_json(&read).expect("in range").to_string(), printed);

@@ -11,13 +11,10 @@ use crate::{
     config::Config,
     http_rule::{BodyRule, Route},
     json::WellKnown,
-    request::leaf,
+    request::{PATH_NAMES_MAX, leaf},
     schema::Schema,
     sse,
 };
-
-/// Query parameters of nested messages are listed down to here; a message may hold itself.
-const NESTING_MAX: usize = 4;
 
 /// Operation ids that are taken.
 #[derive(Debug, Default)]
@@ -60,7 +57,7 @@ pub(super) fn operation(
         "responses": responses(route, components),
     });
     let mut parameters = url_parameters(route, components);
-    query_parameters(route, &route.rpc.input(), "", components, &mut parameters);
+    query_parameters(config, route, &route.rpc.input(), "", components, &mut parameters);
     parameters.extend(header_parameters(config, route));
     if !parameters.is_empty() {
         operation["parameters"] = Value::Array(parameters);
@@ -83,6 +80,7 @@ fn url_parameters(route: &Route, components: &mut Components<'_>) -> Vec<Value> 
 }
 
 fn query_parameters(
+    config: &Config,
     route: &Route,
     message: &MessageDescriptor,
     prefix: &str,
@@ -99,17 +97,13 @@ fn query_parameters(
             Kind::Message(inner)
                 if WellKnown::of(&inner).is_none() && !field.is_list() && !field.is_map() =>
             {
-                if path.split('.').count() < NESTING_MAX {
-                    query_parameters(route, &inner, &format!("{path}."), components, parameters);
+                if path.split('.').count() < PATH_NAMES_MAX {
+                    query_parameters(config, route, &inner, &format!("{path}."), components, parameters);
                 }
             }
             _ if leaf(&route.rpc.input(), &path).is_none() => {}
-            // Such a field may be given in the body; the query is for who sends none.
-            _ if matches!(route.body, BodyRule::Whole) => {
-                let mut query = parameter("query", &path, &field, components);
-                query["required"] = json!(false);
-                parameters.push(query);
-            }
+            // The body holds it, and the query must not.
+            _ if matches!(route.body, BodyRule::Whole) && !config.query_beside_body.contains(&path) => {}
             _ => parameters.push(parameter("query", &path, &field, components)),
         }
     }
@@ -148,9 +142,14 @@ fn header_parameters(config: &Config, route: &Route) -> Vec<Value> {
         .collect()
 }
 
+/// As documents write header names; names themselves have no case.
 fn capitalized(word: &str) -> String {
     let (first, rest) = word.split_at_checked(1).unwrap_or((word, ""));
-    format!("{}{rest}", first.to_ascii_uppercase())
+    if word == "id" {
+        "ID".to_owned()
+    } else {
+        format!("{}{rest}", first.to_ascii_uppercase())
+    }
 }
 
 fn request_body(schema: &Schema, route: &Route, components: &mut Components<'_>) -> Option<Value> {

@@ -79,6 +79,14 @@ fn operations_have_their_parameters_bodies_and_answers() {
     let patch = &document["paths"]["/v1/codes/{id}"]["patch"];
     let schema = &patch["requestBody"]["content"]["application/json"]["schema"];
     assert_eq!(schema["$ref"], "#/components/schemas/CodePatch");
+    let rotate = &document["paths"]["/v1/endpoints/{id}/rotate"]["post"];
+    let names: Vec<_> = rotate["parameters"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|p| &p["name"])
+        .collect();
+    assert_eq!(names, ["id", "tenant_id"], "a secret is for the body only");
     let stream = &document["paths"]["/v1/events:stream"]["get"];
     let schema = &stream["responses"]["200"]["content"]["text/event-stream"]["schema"];
     assert_eq!(schema["contentSchema"]["$ref"], "#/components/schemas/Event");

@@ -218,6 +218,46 @@ fn a_field_in_two_places_must_agree() {
 }
 
 #[test]
+fn a_secret_cannot_be_given_in_the_url() {
+    let post = |uri| Case {
+        method: "POST",
+        uri,
+        headers: &[],
+        body: "",
+    };
+    assert_eq!(
+        post("/v1/endpoints/ep_1/rotate?secret=whsec_1").violations(&qrelay()),
+        ["secret: unknown query parameter: it is given in the URL or the body"]
+    );
+}
+
+#[test]
+fn the_work_and_depth_of_a_query_are_bounded() {
+    let transcoder = testing::transcoder(
+        "message M { M m = 1; string s = 2; }
+         service S { rpc R(M) returns (M) { option (google.api.http) = { get: \"/v1\" }; } }",
+    );
+    let transcoder = transcoder.expect("supported");
+    let get = |uri: &str| {
+        Case {
+            method: "GET",
+            uri,
+            headers: &[],
+            body: "",
+        }
+        .parse(&transcoder)
+    };
+    assert_eq!(get("/v1?m.m.m.s=x"), Ok(json!({"m": {"m": {"m": {"s": "x"}}}})));
+    let deep = format!("/v1?{}s=x", "m.".repeat(30_000));
+    assert!(matches!(get(&deep), Err(RequestError::Invalid(..))));
+    let many: Vec<String> = (0..9_000).map(|number| format!("p{number}")).collect();
+    let Err(RequestError::Invalid(listed, more)) = get(&format!("/v1?{}", many.join("&"))) else {
+        panic!("unknown parameters pass");
+    };
+    assert_eq!((listed.len(), more), (32, 8_968));
+}
+
+#[test]
 fn an_idempotency_key_must_be_one_and_the_same_everywhere() {
     let create = |uri, headers| Case {
         method: "POST",

@@ -2,19 +2,15 @@
 
 use serde_json::{Value as Json, json};
 
-use crate::{json::message_to_json, schema::Schema, testing};
+use crate::{json::message_to_json, testing};
 
 use super::*;
 
-fn schema() -> Schema {
-    Schema::load(&testing::compile(testing::KINDS)).expect("valid")
-}
-
 /// The JSON that comes back, without the fields that hold their default; or the violations.
 fn check(input: Json) -> Result<Json, Vec<String>> {
-    let schema = schema();
+    let schema = testing::kinds_schema();
     let descriptor = schema.pool.get_message_by_name("test.Kinds").expect("known");
-    let mut decoder = Decoder::new(&schema);
+    let mut decoder = Decoder::new(schema);
     let message = decoder.message(&descriptor, input.as_object().expect("an object"), &Path::Root);
     let violations: Vec<String> = decoder
         .violations
