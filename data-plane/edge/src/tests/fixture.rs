@@ -96,7 +96,7 @@ impl Fixture {
     }
 
     /// Gets a path until its answer is as wanted, or the patience ends.
-    pub(crate) async fn get_until(&self, path: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
+    pub(crate) async fn answer_when(&self, path: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
         let waiting = async {
             loop {
                 let answer = self.get(path).await;

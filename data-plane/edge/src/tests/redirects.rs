@@ -97,7 +97,7 @@ async fn codes_that_do_not_redirect_say_so_and_make_no_scan() {
         let id = edge.add_code(short_id, "https://example.com/");
         edge.store.edit_code(id, |code| code.status = status);
         let answer = edge
-            .get_until(&format!("/{short_id}"), |answer| answer.status != 302)
+            .answer_when(&format!("/{short_id}"), |answer| answer.status != 302)
             .await;
         assert_eq!(answer.status, expected, "{short_id}");
         assert!(answer.header("location").is_none() && answer.header("x-qrelay-scan").is_none());
@@ -236,7 +236,7 @@ async fn a_scan_that_cannot_be_made_durable_is_refused_until_the_store_is_back()
         assert!(answer.header("location").is_none() && answer.header("x-qrelay-scan").is_none());
     }
     edge.store.append_fails.store(false, Ordering::SeqCst);
-    edge.get_until("/abc", |answer| answer.status == 302).await;
+    edge.answer_when("/abc", |answer| answer.status == 302).await;
 }
 
 #[tokio::test]
@@ -248,7 +248,7 @@ async fn a_relaxed_tenant_is_redirected_even_when_the_log_takes_nothing() {
     edge.add_code("abc", "https://example.com/");
     edge.store.append_fails.store(true, Ordering::SeqCst);
     let answer = edge
-        .get_until("/abc", |answer| answer.header("x-qrelay-scan").is_none())
+        .answer_when("/abc", |answer| answer.header("x-qrelay-scan").is_none())
         .await;
     assert_eq!(
         (answer.status, answer.header("location").as_deref()),

@@ -20,7 +20,7 @@ async fn a_change_shows_within_a_second_even_without_a_hint() {
     edge.store.edit_code(id, |code| {
         code.destination_url = "https://two.example/".to_owned()
     });
-    edge.get_until("/abc", |answer| {
+    edge.answer_when("/abc", |answer| {
         answer.header("location").as_deref() == Some("https://two.example/")
     })
     .await;
@@ -39,28 +39,28 @@ async fn a_code_created_after_its_id_was_asked_for_is_found() {
         "the second answer comes from the cache"
     );
     edge.add_code("later", "https://example.com/");
-    edge.get_until("/later", |answer| answer.status == 302).await;
-    edge.get_until("/LATER", |answer| answer.status == 302).await;
+    edge.answer_when("/later", |answer| answer.status == 302).await;
+    edge.answer_when("/LATER", |answer| answer.status == 302).await;
 }
 
 #[tokio::test]
 async fn suspension_deletion_and_blocking_show_and_can_be_undone() {
     let edge = Fixture::start().await;
     let id = edge.add_code("abc", "https://example.com/");
-    edge.get_until("/abc", |answer| answer.status == 302).await;
+    edge.answer_when("/abc", |answer| answer.status == 302).await;
     edge.store
         .edit_tenant(edge.tenant, |tenant| tenant.status = TenantStatus::Suspended);
-    edge.get_until("/abc", |answer| answer.status == 404).await;
+    edge.answer_when("/abc", |answer| answer.status == 404).await;
     edge.store
         .edit_tenant(edge.tenant, |tenant| tenant.status = TenantStatus::Active);
-    edge.get_until("/abc", |answer| answer.status == 302).await;
+    edge.answer_when("/abc", |answer| answer.status == 302).await;
     edge.store.edit_code(id, |code| code.status = CodeStatus::Blocked);
-    edge.get_until("/abc", |answer| answer.status == 410).await;
+    edge.answer_when("/abc", |answer| answer.status == 410).await;
     edge.store.edit_code(id, |code| code.status = CodeStatus::Active);
-    edge.get_until("/abc", |answer| answer.status == 302).await;
+    edge.answer_when("/abc", |answer| answer.status == 302).await;
     edge.store
         .edit_tenant(edge.tenant, |tenant| tenant.status = TenantStatus::Deleted);
-    edge.get_until("/abc", |answer| answer.status == 410).await;
+    edge.answer_when("/abc", |answer| answer.status == 410).await;
 }
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn while_the_registry_is_away_cached_codes_redirect_and_others_are_refused
         (503, Some("1"))
     );
     edge.store.unreachable.store(false, Ordering::SeqCst);
-    edge.get_until("/abc", |answer| {
+    edge.answer_when("/abc", |answer| {
         answer.header("location").as_deref() == Some("https://two.example/")
     })
     .await;
