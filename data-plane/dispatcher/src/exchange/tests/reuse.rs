@@ -135,3 +135,22 @@ async fn closing_ends_every_connection() {
     assert!(attempt(&exchanger, url_of(&receiver)).await.is_success());
     assert_eq!(exchanger.idle_connections(), 0, "nothing is kept after the end");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_exchanges_at_once_share_few_connections_and_none_fails() {
+    const AT_ONCE: usize = 16;
+    let receiver = Receiver::answering(OK).await;
+    let exchanger = exchanger();
+    let worker = || async {
+        for _ in 0..50 {
+            let outcome = attempt(&exchanger, url_of(&receiver)).await;
+            assert!(outcome.is_success(), "{outcome:?}");
+        }
+    };
+    futures::future::join_all((0..AT_ONCE).map(|_| worker())).await;
+    assert!(
+        receiver.connections() <= 2 * AT_ONCE,
+        "{} connections",
+        receiver.connections()
+    );
+}
