@@ -1,1 +1,46 @@
-//! The control plane: tenants, keys, codes, endpoints and events over gRPC.
+//! The control plane: tenants, keys, codes, endpoints and events, over gRPC and REST on one port.
+//!
+//! A request passes the gate ([`gate`]: key, rate, time), then the transcoder if it is REST, then the role table
+//! ([`access`]), then its handler ([`handlers`] says which). Handlers work on the store's traits alone; edges and
+//! dispatchers learn of changes through the configuration log.
+//!
+//! Invariants: nothing of a request but path and headers is read before its key was found good; what is another
+//! tenant's is NOT_FOUND; a secret or key is in the answer that made it and nowhere else, neither in the log nor
+//! in `Debug`; the control plane never connects to anything but the store (names of endpoint URLs are resolved,
+//! not called).
+
+mod access;
+mod api;
+mod api_key;
+mod api_keys;
+mod auth;
+mod caller;
+mod code_fields;
+mod codes;
+mod config;
+mod deliveries;
+mod destination;
+mod endpoint_fields;
+mod endpoint_test;
+mod endpoints;
+mod field;
+mod gate;
+mod grpc_timeout;
+mod handlers;
+mod limiter;
+mod page;
+mod refusal;
+mod router;
+mod server;
+mod short_id;
+mod signing_secret;
+mod tenants;
+pub mod tls;
+mod usage;
+mod wire;
+
+pub use access::{Access, TableMismatch, required};
+pub use api_key::{AdminKey, InvalidAdminKey};
+pub use config::{Config, Deps, Rates};
+pub use router::BuildError;
+pub use server::Server;

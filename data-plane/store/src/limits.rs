@@ -183,6 +183,52 @@ pub const EXPRESSION_MATCHED_BYTES_MAX: usize = 2 * 1024;
 /// Largest value made while an expression is evaluated, in bytes (16 for an element of a list), and largest result.
 pub const EXPRESSION_OUTPUT_BYTES_MAX: usize = 64 * 1024;
 
+// ---- The API ----
+
+/// A request's body over gRPC or REST: a code with destination, metadata and recipient at their largest takes
+/// 25 KiB, six times that in the worst JSON escaping.
+pub const API_REQUEST_BYTES_MAX: usize = 256 * 1024;
+/// A page ends early (with a token) at so many bytes: gRPC clients refuse answers above 4 MiB by default.
+pub const API_PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Requests per second of one key, sustained: a script that works through a list, not a flood.
+pub const API_REQUESTS_PER_SECOND: u32 = 200;
+/// Requests of one key at once, after a pause.
+pub const API_REQUESTS_BURST: u32 = 1000;
+/// Failed authentications of one client address (IPv6: of its /64) at once, after a pause. Keys have 256 random
+/// bits: this spares the store and the log, it is not what keeps guesses out.
+pub const API_AUTH_FAILURES_BURST: u32 = 20;
+/// The pause after which such an address gets one more try.
+pub const API_AUTH_FAILURE_PERIOD: Duration = Duration::from_secs(3);
+/// Keys (or addresses) whose requests (or failures) are counted; the idle ones are forgotten.
+pub const API_LIMITED_CALLERS_MAX: usize = 100_000;
+/// Requests carried out at once; beyond it they are refused, so that memory stays bounded (with
+/// [`API_REQUEST_BYTES_MAX`] and [`API_PAGE_BYTES_MAX`]).
+pub const API_IN_FLIGHT_MAX: usize = 512;
+/// Event streams open at once.
+pub const API_STREAMS_MAX: usize = 512;
+/// Event streams of one key open at once.
+pub const API_STREAMS_PER_KEY_MAX: usize = 16;
+/// Connections open at once; further ones wait in the listener's backlog.
+pub const API_CONNECTIONS_MAX: usize = 4096;
+/// A connection's TLS handshake, and the wait for its first request.
+pub const API_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The head of an HTTP/1 request, and the pause between two on one connection.
+pub const API_HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The head of a request.
+pub const API_HEADER_BYTES_MAX: u32 = 32 * 1024;
+/// A unary call, its body included: more than an endpoint test's 10 s, less than a load balancer's usual 60 s.
+pub const API_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a key that was looked up is believed: the bound on how late a revocation works.
+pub const API_KEY_CACHED: Duration = Duration::from_secs(1);
+/// Keys believed at once.
+pub const API_KEYS_CACHED_MAX: u64 = 100_000;
+/// A key's last use is noted at most so often.
+pub const API_KEY_TOUCH_PERIOD: Duration = Duration::from_secs(30);
+/// Tries to make a change while others change the same row.
+pub const API_CHANGE_ATTEMPTS: u32 = 8;
+/// Records that one page of events looks at: a filter that matches nothing ends a page early, with a token.
+pub const API_EVENTS_SCANNED_MAX: usize = 50_000;
+
 // ---- Retention ----
 
 /// Rows deleted in one step, so that retention never holds the writer thread for long.

@@ -1,0 +1,385 @@
+//! Endpoints: create, list, read, change, delete, and new secrets.
+//!
+//! A secret is in the answer to the call that made it and nowhere else: rows hold it sealed, a replayed create
+//! answers without it.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use qrelay_proto::v1;
+use qrelay_store::{
+    checkpoint::{EndpointHealth, RowKey},
+    id::{EndpointId, SecretId},
+    limits,
+    model::{Endpoint, EndpointIntent, Resource, ResourceId, SecretRow, Tenant, partition_of},
+    seal::Purpose,
+    store::{ChangeError, Changed, Page, PageKey, SecretChange},
+    target::{ResolveError, TargetError},
+};
+use secrecy::ExposeSecret;
+use tonic::Status;
+
+use crate::{
+    api::{Api, Draft},
+    caller::Caller,
+    endpoint_fields::{IGNORED, SETTABLE, default_schedule_ms, is_populated, set, show},
+    field,
+    page::{self, Bound},
+    refusal::{self, Violations},
+    signing_secret::{self, SigningSecret},
+};
+
+/// Checkpoints read at once for a list.
+const HEALTH_READS: usize = 8;
+
+/// CreateEndpoint.
+pub(crate) async fn create(
+    api: &Api,
+    caller: &Caller,
+    request: v1::CreateEndpointRequest,
+) -> Result<v1::Endpoint, Status> {
+    let tenant = api.tenant_to_change(caller, &request.tenant_id).await?;
+    let given = request.endpoint.clone().unwrap_or_default();
+    let mut violations = Violations::default();
+    let request_id = field::request_id(&mut violations, &request.request_id);
+    let mut endpoint = blank(api, &tenant);
+    for path in SETTABLE
+        .iter()
+        .filter(|path| **path == "events" || is_populated(&given, path))
+    {
+        set(&mut endpoint, path, &given, &mut violations);
+    }
+    endpoint.url.clone_from(&given.url);
+    let secret = take_secret(given.secret.as_deref(), &mut violations);
+    check_url(api, &endpoint.url, &mut violations).await?;
+    violations.finish()?;
+    let canonical = v1::CreateEndpointRequest {
+        request_id: String::new(),
+        tenant_id: String::new(),
+        ..request
+    };
+    let key = api.request_key("CreateEndpoint", Some(tenant.id), request_id, &canonical);
+    let secrets = SecretChange::Replace(sealed(api, &endpoint, &secret));
+    let resource = Resource::Endpoint(Box::new(endpoint.clone()));
+    let draft = Draft::create(resource, key, limits::ENDPOINTS_PER_TENANT_MAX).with_secrets(secrets);
+    match api.change(caller, draft).await {
+        Ok(Changed::Done(_)) => {
+            let shown = show(&endpoint, &EndpointHealth::default());
+            Ok(v1::Endpoint {
+                secret: Some(secret.text().expose_secret().to_owned()),
+                ..shown
+            })
+        }
+        Ok(Changed::Replayed(ResourceId::Endpoint(id))) => {
+            let row = any_of(api, &tenant, &id.to_string()).await?;
+            Ok(show(&row, &health(api, &row).await?))
+        }
+        Ok(Changed::Replayed(_)) => Err(Status::internal("another kind of resource was replayed")),
+        Err(ChangeError::LimitReached(max)) => {
+            let subject = tenant.id.to_string();
+            Err(refusal::limit_reached(
+                "ENDPOINTS_LIMIT_REACHED",
+                &subject,
+                "endpoints",
+                max,
+            ))
+        }
+        Err(error) => Err(refusal::change(error)),
+    }
+}
+
+/// ListEndpoints.
+pub(crate) async fn list(
+    api: &Api,
+    caller: &Caller,
+    request: v1::ListEndpointsRequest,
+) -> Result<v1::ListEndpointsResponse, Status> {
+    let tenant = api.tenant(caller, &request.tenant_id).await?;
+    let mut violations = Violations::default();
+    let size = page::size(request.page_size, &mut violations);
+    let bound = Bound::new("ListEndpoints", Some(tenant.id), &[]);
+    let after: Option<PageKey> =
+        api.tokens
+            .position(&bound, &request.page_token, "page_token", &mut violations);
+    violations.finish()?;
+    let page = Page {
+        after,
+        limit: size + 1,
+    };
+    let rows = api
+        .store
+        .endpoints(tenant.id, &page)
+        .await
+        .map_err(refusal::store)?;
+    let with_health = |row: Arc<Endpoint>| async move {
+        let health = health(api, &row).await?;
+        Ok::<_, Status>((row, health))
+    };
+    let rows: Vec<_> = stream::iter(rows)
+        .map(with_health)
+        .buffered(HEALTH_READS)
+        .try_collect()
+        .await?;
+    let token = |(row, _): &(Arc<Endpoint>, EndpointHealth)| {
+        api.tokens.token(
+            &bound,
+            &PageKey {
+                created_at: row.created_at,
+                id: row.id.to_string(),
+            },
+        )
+    };
+    let (endpoints, next_page_token) = page::cut(rows, size, |(row, health)| show(row, health), token);
+    Ok(v1::ListEndpointsResponse {
+        endpoints,
+        next_page_token,
+    })
+}
+
+/// GetEndpoint.
+pub(crate) async fn read(
+    api: &Api,
+    caller: &Caller,
+    request: v1::GetEndpointRequest,
+) -> Result<v1::Endpoint, Status> {
+    let tenant = api.tenant(caller, &request.tenant_id).await?;
+    let row = own(api, &tenant, &request.id).await?;
+    Ok(show(&row, &health(api, &row).await?))
+}
+
+/// UpdateEndpoint.
+pub(crate) async fn update(
+    api: &Api,
+    caller: &Caller,
+    request: v1::UpdateEndpointRequest,
+) -> Result<v1::Endpoint, Status> {
+    let tenant = api.tenant_to_change(caller, &request.tenant_id).await?;
+    let given = request.endpoint.unwrap_or_default();
+    let current = own(api, &tenant, &request.id).await?;
+    let mut violations = Violations::default();
+    if given.secret.as_deref().is_some_and(|secret| !secret.is_empty()) {
+        violations.add("secret", "cannot be changed here: use the rotate call");
+    }
+    let paths = field::masked(
+        &mut violations,
+        request.update_mask.as_ref(),
+        &SETTABLE,
+        &IGNORED,
+        |path| is_populated(&given, path),
+    );
+    let mut scratch = (*current).clone();
+    paths
+        .iter()
+        .for_each(|path| set(&mut scratch, path, &given, &mut violations));
+    if paths.contains(&"url") && given.url != current.url {
+        check_url(api, &given.url, &mut violations).await?;
+    }
+    violations.finish()?;
+    let enabling = paths.contains(&"status") && given.status() == v1::EndpointStatus::Active;
+    let row = rewrite(api, caller, (&tenant, current.id), &given.etag, |endpoint| {
+        let mut ignored = Violations::default();
+        paths
+            .iter()
+            .for_each(|path| set(endpoint, path, &given, &mut ignored));
+        if enabling {
+            endpoint.enabled_epoch += 1;
+        }
+        SecretChange::Keep
+    })
+    .await?;
+    Ok(show(&row, &health(api, &row).await?))
+}
+
+/// DeleteEndpoint. Deleting a deleted endpoint changes nothing.
+pub(crate) async fn delete(
+    api: &Api,
+    caller: &Caller,
+    request: v1::DeleteEndpointRequest,
+) -> Result<(), Status> {
+    let tenant = api.tenant_to_change(caller, &request.tenant_id).await?;
+    let current = any_of(api, &tenant, &request.id).await?;
+    if current.deleted {
+        return Ok(());
+    }
+    rewrite(api, caller, (&tenant, current.id), &request.etag, |endpoint| {
+        endpoint.deleted = true;
+        SecretChange::Clear
+    })
+    .await?;
+    Ok(())
+}
+
+/// RotateSecret.
+pub(crate) async fn rotate(
+    api: &Api,
+    caller: &Caller,
+    request: v1::RotateSecretRequest,
+) -> Result<v1::Endpoint, Status> {
+    let tenant = api.tenant_to_change(caller, &request.tenant_id).await?;
+    let current = own(api, &tenant, &request.id).await?;
+    let mut violations = Violations::default();
+    let given = Some(request.secret.as_str()).filter(|secret| !secret.is_empty());
+    let secret = take_secret(given, &mut violations);
+    violations.finish()?;
+    let row = rewrite(api, caller, (&tenant, current.id), "", |endpoint| {
+        SecretChange::Replace(sealed(api, endpoint, &secret))
+    })
+    .await?;
+    let shown = show(&row, &health(api, &row).await?);
+    Ok(v1::Endpoint {
+        secret: Some(secret.text().expose_secret().to_owned()),
+        ..shown
+    })
+}
+
+/// Changes an endpoint by compare-and-set, again and again while others change it. Nothing is written when `edit`
+/// changes nothing, secrets included.
+async fn rewrite(
+    api: &Api,
+    caller: &Caller,
+    (tenant, id): (&Tenant, EndpointId),
+    etag: &str,
+    edit: impl Fn(&mut Endpoint) -> SecretChange,
+) -> Result<Endpoint, Status> {
+    for _ in 0..limits::API_CHANGE_ATTEMPTS {
+        let current = own(api, tenant, &id.to_string()).await?;
+        if !field::etag_matches(etag, current.version) {
+            return Err(refusal::conflict());
+        }
+        let mut next = (*current).clone();
+        let secrets = edit(&mut next);
+        if next == *current && secrets == SecretChange::Keep {
+            return Ok(next);
+        }
+        (next.version, next.updated_at) = (current.version + 1, api.now());
+        let draft = Draft::update(Resource::Endpoint(Box::new(next.clone()))).with_secrets(secrets);
+        match api.change(caller, draft).await {
+            Ok(_) => return Ok(next),
+            Err(ChangeError::Conflict) => {}
+            Err(error) => return Err(refusal::change(error)),
+        }
+    }
+    Err(refusal::conflict())
+}
+
+/// A tenant's live endpoint; another's, or a deleted one, is not found.
+pub(crate) async fn own(api: &Api, tenant: &Tenant, id: &str) -> Result<Arc<Endpoint>, Status> {
+    let row = any_of(api, tenant, id).await?;
+    if row.deleted {
+        Err(refusal::not_found("Endpoint", id))
+    } else {
+        Ok(row)
+    }
+}
+
+/// A tenant's endpoint, live or deleted; another's is not found.
+pub(crate) async fn any_of(api: &Api, tenant: &Tenant, id: &str) -> Result<Arc<Endpoint>, Status> {
+    if id.is_empty() {
+        return Err(Violations::one("id", "is required"));
+    }
+    let missing = || refusal::not_found("Endpoint", id);
+    let found = api
+        .store
+        .endpoint(id.parse().map_err(|_| missing())?)
+        .await
+        .map_err(refusal::store)?;
+    found.filter(|row| row.tenant == tenant.id).ok_or_else(missing)
+}
+
+/// What the owner of its home found out; nothing yet for a new one.
+async fn health(api: &Api, endpoint: &Endpoint) -> Result<EndpointHealth, Status> {
+    let key = RowKey::health(endpoint.id);
+    let row = api
+        .store
+        .checkpoint_row(endpoint.home, &key)
+        .await
+        .map_err(refusal::store)?;
+    let read = row.map(|json| serde_json::from_str(&json)).transpose();
+    Ok(read.map(Option::unwrap_or_default).unwrap_or_else(|error| {
+        tracing::error!(%error, endpoint = %endpoint.id, "an endpoint's health cannot be read");
+        EndpointHealth::default()
+    }))
+}
+
+fn blank(api: &Api, tenant: &Tenant) -> Endpoint {
+    let (id, now) = (EndpointId::random(), api.now());
+    Endpoint {
+        id,
+        tenant: tenant.id,
+        home: home(tenant, id),
+        url: String::new(),
+        description: String::new(),
+        events: Vec::new(),
+        intent: EndpointIntent::Active,
+        retry_schedule_ms: default_schedule_ms(),
+        max_concurrency: limits::CONCURRENCY_DEFAULT,
+        enabled_epoch: 0,
+        deleted: false,
+        created_at: now,
+        updated_at: now,
+        version: 1,
+    }
+}
+
+/// One of its tenant's partitions, by the endpoint's hash.
+fn home(tenant: &Tenant, id: EndpointId) -> qrelay_store::id::PartitionId {
+    let count = u16::try_from(tenant.partitions.len()).unwrap_or(u16::MAX);
+    let slot = partition_of(qrelay_store::id::TenantId::from_bytes(*id.as_bytes()), count).as_u16();
+    tenant.partitions[usize::from(slot)]
+}
+
+fn take_secret(given: Option<&str>, violations: &mut Violations) -> SigningSecret {
+    let Some(text) = given else {
+        return SigningSecret::generate();
+    };
+    SigningSecret::parse(text).unwrap_or_else(|| {
+        violations.add("secret", signing_secret::RULE);
+        SigningSecret::generate()
+    })
+}
+
+fn sealed(api: &Api, endpoint: &Endpoint, secret: &SigningSecret) -> SecretRow {
+    let id = SecretId::random();
+    let sealed = api.sealer.seal(
+        Purpose::SigningSecret,
+        endpoint.tenant,
+        endpoint.id,
+        id,
+        secret.bytes(),
+    );
+    SecretRow {
+        id,
+        endpoint: endpoint.id,
+        sealed,
+        created_at: api.now(),
+        expires_at: None,
+    }
+}
+
+/// Judges where a URL leads, as every send will again. Names are looked up only when nothing else is wrong.
+///
+/// # Errors
+/// UNAVAILABLE when no name server answers: then nobody knows whether the URL is good.
+async fn check_url(api: &Api, url: &str, violations: &mut Violations) -> Result<(), Status> {
+    if url.is_empty() {
+        violations.add("url", "is required");
+        return Ok(());
+    }
+    let checked = match api.targets.check_url(url) {
+        Ok(target) if violations.is_empty() => api.targets.vet(&target).await.map(drop),
+        other => other.map(drop),
+    };
+    match checked {
+        Ok(()) => {}
+        Err(error @ TargetError::Resolve(ResolveError::Timeout | ResolveError::Failed)) => {
+            let wait = limits::DNS_TRY_TIMEOUT;
+            return Err(refusal::unavailable(
+                "NAME_SERVICE_UNAVAILABLE",
+                &error.to_string(),
+                wait,
+            ));
+        }
+        Err(error) => violations.add("url", format!("is refused: {error}")),
+    }
+    Ok(())
+}

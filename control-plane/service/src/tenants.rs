@@ -1,0 +1,273 @@
+//! Tenants: create, list, read, change, delete.
+
+use std::sync::Arc;
+
+use qrelay_proto::v1;
+use qrelay_store::{
+    id::TenantId,
+    limits,
+    model::{Durability, IpPrivacy, Resource, ResourceId, Tenant, TenantStatus, partition_of},
+    store::{ChangeError, Changed, Page, PageKey},
+};
+use tonic::Status;
+
+use crate::{
+    api::{Api, Draft},
+    caller::Caller,
+    field,
+    page::{self, Bound},
+    refusal::{self, Violations},
+    wire,
+};
+
+const SETTABLE: [&str; 4] = ["name", "status", "durability", "privacy.ip"];
+const IGNORED: [&str; 4] = ["id", "created_at", "updated_at", "etag"];
+
+/// CreateTenant.
+pub(crate) async fn create(
+    api: &Api,
+    caller: &Caller,
+    request: v1::CreateTenantRequest,
+) -> Result<v1::Tenant, Status> {
+    let given = request.tenant.clone().unwrap_or_default();
+    let (id, now) = (TenantId::random(), api.now());
+    let mut tenant = Tenant {
+        id,
+        name: String::new(),
+        status: TenantStatus::Active,
+        durability: Durability::Durable,
+        ip_privacy: IpPrivacy::Drop,
+        partitions: vec![partition_of(id, api.store.install().partitions)],
+        created_at: now,
+        updated_at: now,
+        version: 1,
+    };
+    let mut violations = Violations::default();
+    let request_id = field::request_id(&mut violations, &request.request_id);
+    for path in SETTABLE
+        .iter()
+        .filter(|path| **path == "name" || is_populated(&given, path))
+    {
+        set(&mut tenant, path, &given, &mut violations);
+    }
+    violations.finish()?;
+    let canonical = v1::CreateTenantRequest {
+        request_id: String::new(),
+        ..request
+    };
+    let key = api.request_key("CreateTenant", None, request_id, &canonical);
+    let draft = Draft::create(Resource::Tenant(tenant.clone()), key, limits::TENANTS_MAX);
+    match api.change(caller, draft).await {
+        Ok(Changed::Done(_)) => Ok(show(&tenant)),
+        Ok(Changed::Replayed(ResourceId::Tenant(id))) => Ok(show(&*api.tenant_row(id).await?)),
+        Ok(Changed::Replayed(_)) => Err(Status::internal("another kind of resource was replayed")),
+        Err(ChangeError::LimitReached(max)) => Err(refusal::limit_reached(
+            "TENANTS_LIMIT_REACHED",
+            "install",
+            "tenants",
+            max,
+        )),
+        Err(error) => Err(refusal::change(error)),
+    }
+}
+
+/// ListTenants.
+pub(crate) async fn list(
+    api: &Api,
+    _caller: &Caller,
+    request: v1::ListTenantsRequest,
+) -> Result<v1::ListTenantsResponse, Status> {
+    let mut violations = Violations::default();
+    let size = page::size(request.page_size, &mut violations);
+    let bound = Bound::new("ListTenants", None, &[]);
+    let after: Option<PageKey> =
+        api.tokens
+            .position(&bound, &request.page_token, "page_token", &mut violations);
+    violations.finish()?;
+    let rows = api
+        .store
+        .tenants(&Page {
+            after,
+            limit: size + 1,
+        })
+        .await
+        .map_err(refusal::store)?;
+    let token = |row: &Arc<Tenant>| {
+        api.tokens.token(
+            &bound,
+            &PageKey {
+                created_at: row.created_at,
+                id: row.id.to_string(),
+            },
+        )
+    };
+    let (tenants, next_page_token) = page::cut(rows, size, |row| show(row), token);
+    Ok(v1::ListTenantsResponse {
+        tenants,
+        next_page_token,
+    })
+}
+
+/// GetTenant.
+pub(crate) async fn read(
+    api: &Api,
+    caller: &Caller,
+    request: v1::GetTenantRequest,
+) -> Result<v1::Tenant, Status> {
+    let id = named(caller, &request.id)?;
+    Ok(show(&*api.tenant_row(id).await?))
+}
+
+/// UpdateTenant.
+pub(crate) async fn update(
+    api: &Api,
+    caller: &Caller,
+    request: v1::UpdateTenantRequest,
+) -> Result<v1::Tenant, Status> {
+    let id = named(caller, &request.id)?;
+    let given = request.tenant.unwrap_or_default();
+    let mut violations = Violations::default();
+    let mask = request.update_mask.map(|mut mask| {
+        // `privacy` has one field.
+        mask.paths
+            .iter_mut()
+            .filter(|path| *path == "privacy")
+            .for_each(|path| path.push_str(".ip"));
+        mask
+    });
+    let paths = field::masked(&mut violations, mask.as_ref(), &SETTABLE, &IGNORED, |path| {
+        is_populated(&given, path)
+    });
+    let mut scratch = (*api.tenant_row(id).await?).clone();
+    paths
+        .iter()
+        .for_each(|path| set(&mut scratch, path, &given, &mut violations));
+    violations.finish()?;
+    rewrite(api, caller, id, &given.etag, |tenant| {
+        if tenant.status == TenantStatus::Deleted {
+            return Err(refusal::precondition("TENANT_DELETED", "the tenant was deleted"));
+        }
+        let mut ignored = Violations::default();
+        paths
+            .iter()
+            .for_each(|path| set(tenant, path, &given, &mut ignored));
+        Ok(())
+    })
+    .await
+}
+
+/// DeleteTenant.
+pub(crate) async fn delete(
+    api: &Api,
+    caller: &Caller,
+    request: v1::DeleteTenantRequest,
+) -> Result<(), Status> {
+    let id = named(caller, &request.id)?;
+    rewrite(api, caller, id, "", |tenant| {
+        tenant.status = TenantStatus::Deleted;
+        Ok(())
+    })
+    .await?;
+    Ok(())
+}
+
+/// Changes a tenant by compare-and-set, again and again while others change it; nothing is written when `edit`
+/// changes nothing.
+async fn rewrite(
+    api: &Api,
+    caller: &Caller,
+    id: TenantId,
+    etag: &str,
+    edit: impl Fn(&mut Tenant) -> Result<(), Status>,
+) -> Result<v1::Tenant, Status> {
+    for _ in 0..limits::API_CHANGE_ATTEMPTS {
+        let current = api.tenant_row(id).await?;
+        if !field::etag_matches(etag, current.version) {
+            return Err(refusal::conflict());
+        }
+        let mut next = (*current).clone();
+        edit(&mut next)?;
+        if next == *current {
+            return Ok(show(&next));
+        }
+        (next.version, next.updated_at) = (current.version + 1, api.now());
+        match api
+            .change(caller, Draft::update(Resource::Tenant(next.clone())))
+            .await
+        {
+            Ok(_) => return Ok(show(&next)),
+            Err(ChangeError::Conflict) => {}
+            Err(error) => return Err(refusal::change(error)),
+        }
+    }
+    Err(refusal::conflict())
+}
+
+/// The tenant that the URL names. A malformed id names nothing.
+pub(crate) fn named(caller: &Caller, id: &str) -> Result<TenantId, Status> {
+    if id.is_empty() {
+        return Err(Violations::one("id", "is required"));
+    }
+    caller.tenant(id)
+}
+
+fn is_populated(given: &v1::Tenant, path: &str) -> bool {
+    match path {
+        "name" => !given.name.is_empty(),
+        "status" => given.status != 0,
+        "durability" => given.durability != 0,
+        "privacy.ip" => given.privacy.is_some_and(|privacy| privacy.ip != 0),
+        _ => false,
+    }
+}
+
+fn set(tenant: &mut Tenant, path: &str, given: &v1::Tenant, violations: &mut Violations) {
+    match path {
+        "name" => {
+            field::required_line(violations, "name", &given.name, limits::NAME_CHARS_MAX);
+            tenant.name.clone_from(&given.name);
+        }
+        "status" => match given.status() {
+            v1::TenantStatus::Active => tenant.status = TenantStatus::Active,
+            v1::TenantStatus::Suspended => tenant.status = TenantStatus::Suspended,
+            _ => violations.add("status", "must be active or suspended"),
+        },
+        "durability" => match given.durability() {
+            v1::Durability::Durable => tenant.durability = Durability::Durable,
+            v1::Durability::Relaxed => tenant.durability = Durability::Relaxed,
+            v1::Durability::Unspecified => violations.add("durability", "must be durable or relaxed"),
+        },
+        "privacy.ip" => match given.privacy.map(|privacy| privacy.ip()) {
+            Some(v1::IpPrivacy::Drop) => tenant.ip_privacy = IpPrivacy::Drop,
+            Some(v1::IpPrivacy::Truncate) => tenant.ip_privacy = IpPrivacy::Truncate,
+            _ => violations.add("privacy.ip", "must be drop or truncate"),
+        },
+        _ => {}
+    }
+}
+
+fn show(tenant: &Tenant) -> v1::Tenant {
+    let status = match tenant.status {
+        TenantStatus::Active => v1::TenantStatus::Active,
+        TenantStatus::Suspended => v1::TenantStatus::Suspended,
+        TenantStatus::Deleted => v1::TenantStatus::Deleted,
+    };
+    let durability = match tenant.durability {
+        Durability::Durable => v1::Durability::Durable,
+        Durability::Relaxed => v1::Durability::Relaxed,
+    };
+    let ip = match tenant.ip_privacy {
+        IpPrivacy::Drop => v1::IpPrivacy::Drop,
+        IpPrivacy::Truncate => v1::IpPrivacy::Truncate,
+    };
+    v1::Tenant {
+        id: tenant.id.to_string(),
+        name: tenant.name.clone(),
+        status: status.into(),
+        durability: durability.into(),
+        privacy: Some(v1::Privacy { ip: ip.into() }),
+        created_at: Some(wire::time(tenant.created_at)),
+        updated_at: Some(wire::time(tenant.updated_at)),
+        etag: field::etag(tenant.version),
+    }
+}
