@@ -290,8 +290,10 @@ impl Lane {
 
     fn take(&self, writer: WriterId, at: Timestamp, record: &Record<'_>) -> Result<Pending, AppendError> {
         let mut open = lock(&self.open);
+        let span = open.last_at.max(at).since(open.first_at.min(at));
         let full = open.builder.bytes() >= limits::BATCH_BYTES_MAX
-            || usize::from(open.builder.count()) >= limits::BATCH_RECORDS_MAX;
+            || usize::from(open.builder.count()) >= limits::BATCH_RECORDS_MAX
+            || (open.builder.count() > 0 && span > limits::BATCH_SPAN_MAX);
         if full {
             if open.full_bytes >= limits::APPEND_BACKLOG_BYTES_MAX {
                 return Err(AppendError::Refused);

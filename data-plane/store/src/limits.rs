@@ -11,6 +11,8 @@ pub const PARTITIONS_EMBEDDED: u16 = 8;
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
 /// Records per batch: the index in an event's address has 16 bits.
 pub const BATCH_RECORDS_MAX: usize = u16::MAX as usize;
+/// A batch's records lie within this time, so that a reader of a time range knows where to begin.
+pub const BATCH_SPAN_MAX: Duration = Duration::from_secs(10);
 /// What may wait behind a partition's batch in flight before appends are refused: at 300 bytes a scan this is
 /// some 27,000 scans, more than a second of the highest rate measured.
 pub const APPEND_BACKLOG_BYTES_MAX: usize = 8 * 1024 * 1024;

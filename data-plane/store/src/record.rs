@@ -77,6 +77,34 @@ pub struct ScanRecord<'a> {
     pub network: Option<Cow<'a, str>>,
 }
 
+impl ScanRecord<'_> {
+    /// The same with texts of its own.
+    pub fn into_owned(self) -> ScanRecord<'static> {
+        let own = |text: Option<Cow<'_, str>>| text.map(|text| Cow::Owned(text.into_owned()));
+        ScanRecord {
+            tenant: self.tenant,
+            code: self.code,
+            code_version: self.code_version,
+            at: self.at,
+            classification: self.classification,
+            classification_reason: Cow::Owned(self.classification_reason.into_owned()),
+            device_type: own(self.device_type),
+            device_family: own(self.device_family),
+            os_family: own(self.os_family),
+            browser_family: own(self.browser_family),
+            country: own(self.country),
+            region: own(self.region),
+            city: own(self.city),
+            referer: own(self.referer),
+            user_agent: own(self.user_agent),
+            host: own(self.host),
+            query: own(self.query),
+            accept_language: own(self.accept_language),
+            network: own(self.network),
+        }
+    }
+}
+
 /// What asked for a scan. Recorded with its reason, never dropped.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -8,7 +8,7 @@ mod key;
 mod tenant;
 
 pub use code::{Code, CodeStatus, Host, ShortLink};
-pub use endpoint::{Endpoint, EndpointIntent, EventPattern, SecretRow};
+pub use endpoint::{Endpoint, EndpointIntent, EventPattern, SecretRow, UnknownEvent};
 pub use key::{ApiKey, KeyRole};
 pub use tenant::{Durability, IpPrivacy, Tenant, TenantStatus, partition_of};
 

@@ -1,0 +1,146 @@
+//! From where an event stands to the event: records, code versions, and the proto form.
+
+use std::sync::Arc;
+
+use moka::future::Cache;
+use prost_types::{ListValue, Struct, Value as ProtoValue, value::Kind};
+use qrelay_proto::v1 as pb;
+use qrelay_store::{
+    StoreError,
+    clock::Timestamp,
+    event::Event,
+    id::{CodeId, ConfigSeq, EventAddress, PartitionId, TenantId},
+    model::{Code, ResourceId},
+    record::{Record, ScanRecord, decode_batch},
+    store::{ConfigChange, Result, SharedStore},
+};
+use serde_json::{Map, Value};
+
+/// Versions never change, so they are bounded by count alone: a version is some kilobytes at most.
+const VERSIONS_CACHED_MAX: u64 = 2_000;
+
+/// Makes events.
+pub(crate) struct Renderer {
+    store: SharedStore,
+    versions: Cache<(CodeId, u64), Arc<Code>>,
+}
+
+impl Renderer {
+    pub(crate) fn new(store: SharedStore) -> Self {
+        Self {
+            store,
+            versions: Cache::new(VERSIONS_CACHED_MAX),
+        }
+    }
+
+    async fn version(&self, id: CodeId, version: u64) -> Result<Arc<Code>> {
+        if let Some(code) = self.versions.get(&(id, version)).await {
+            return Ok(code);
+        }
+        let code = self.store.code_version(id, version).await?;
+        let code =
+            code.ok_or_else(|| StoreError::Corrupt(format!("version {version} of {id} is missing")))?;
+        self.versions.insert((id, version), Arc::clone(&code)).await;
+        Ok(code)
+    }
+
+    /// A scan's event.
+    pub(crate) async fn scan(&self, address: EventAddress, scan: &ScanRecord<'_>) -> Result<Event> {
+        let code = self.version(scan.code, scan.code_version).await?;
+        Ok(Event::scan(&self.store.install().ids, address, scan, &code))
+    }
+
+    /// A change's event, if it makes one.
+    pub(crate) async fn change(&self, address: EventAddress, change: &ConfigChange) -> Result<Option<Event>> {
+        let (Some(kind), ResourceId::Code(id)) = (change.event, change.resource) else {
+            return Ok(None);
+        };
+        let code = self.version(id, change.version).await?;
+        Ok(Some(Event::code_changed(
+            &self.store.install().ids,
+            address,
+            kind,
+            change.at,
+            &code,
+        )))
+    }
+
+    /// The event at an address, if there is one and it is this tenant's.
+    pub(crate) async fn event_at(&self, address: EventAddress, tenant: TenantId) -> Result<Option<Event>> {
+        match address.partition {
+            PartitionId::TEST => Ok(None),
+            PartitionId::CONFIG => self.change_at(address, tenant).await,
+            _ => self.record_at(address, tenant).await,
+        }
+    }
+
+    async fn change_at(&self, address: EventAddress, tenant: TenantId) -> Result<Option<Event>> {
+        let row = self
+            .store
+            .config_row(ConfigSeq::new(address.seq.as_u64()))
+            .await?;
+        let change = row
+            .as_ref()
+            .and_then(|row| row.changes.get(usize::from(address.index)));
+        match change.filter(|change| change.tenant == tenant) {
+            Some(change) => self.change(address, change).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn record_at(&self, address: EventAddress, tenant: TenantId) -> Result<Option<Event>> {
+        let Some(batch) = self
+            .store
+            .batch(address.partition, address.writer, address.seq)
+            .await?
+        else {
+            return Ok(None);
+        };
+        let records = decode_batch(&batch.body).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        match records.get(usize::from(address.index)) {
+            Some(Ok(Record::Scan(scan))) if scan.tenant == tenant => self.scan(address, scan).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// The contract's form of an event.
+pub(crate) fn to_proto(event: &Event) -> pb::Event {
+    pb::Event {
+        r#type: event.kind.as_str().to_owned(),
+        id: event.id.to_string(),
+        created_at: Some(proto_time(event.created_at)),
+        data: Some(proto_struct(&event.data)),
+    }
+}
+
+fn proto_time(at: Timestamp) -> prost_types::Timestamp {
+    let nanos = at.as_millis().rem_euclid(1000) * 1_000_000;
+    prost_types::Timestamp {
+        seconds: at.as_secs(),
+        nanos: i32::try_from(nanos).unwrap_or(0),
+    }
+}
+
+fn proto_struct(map: &Map<String, Value>) -> Struct {
+    Struct {
+        fields: map
+            .iter()
+            .map(|(key, value)| (key.clone(), proto_value(value)))
+            .collect(),
+    }
+}
+
+fn proto_value(value: &Value) -> ProtoValue {
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(value) => Kind::BoolValue(*value),
+        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(0.0)),
+        Value::String(text) => Kind::StringValue(text.clone()),
+        Value::Array(values) => Kind::ListValue(ListValue {
+            values: values.iter().map(proto_value).collect(),
+        }),
+        Value::Object(map) => Kind::StructValue(proto_struct(map)),
+    };
+    ProtoValue { kind: Some(kind) }
+}

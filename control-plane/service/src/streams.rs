@@ -1,0 +1,391 @@
+//! Following a tenant's events as they are recorded, with a token to go on from after each.
+//!
+//! A token holds every cursor (per partition and writer, and the configuration log's) before the batch that the event
+//! stands in, and the event's place in it: the batch is read again, and what was sent is passed over.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{Stream, future::select_all, stream::unfold};
+use qrelay_proto::v1::{Event, StreamEventsRequest, StreamEventsResponse};
+use qrelay_store::{
+    StoreError,
+    event::EventType,
+    id::{ConfigSeq, EventAddress, PartitionId, Seq, WriterId},
+    limits,
+    model::{ResourceId, Tenant},
+    reader::{Item, PartitionReader},
+    record::{Record, decode_batch},
+    store::{Batch, ConfigRow, SharedStore},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+use tonic::Status;
+
+use crate::{
+    api::Api,
+    caller::Caller,
+    events::{self, Filter, Renderer, to_proto},
+    page::Bound,
+    refusal::{self, Violations},
+};
+
+/// Rows of the configuration log read at once.
+const CONFIG_ROWS_PER_READ: usize = 64;
+/// How often the configuration log is read, hints or not.
+const CONFIG_PERIOD: Duration = Duration::from_secs(1);
+/// How often it is checked that the caller may still listen.
+const RECHECK_PERIOD: Duration = Duration::from_secs(1);
+
+/// Where to go on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Resume {
+    /// Batches up to these were sent whole. As pairs, because JSON has text keys only.
+    logs: Vec<(PartitionId, Vec<(WriterId, Seq)>)>,
+    /// Rows up to this were sent whole.
+    config: ConfigSeq,
+    /// Of the batch or row that follows, records up to this one were sent.
+    within: Option<EventAddress>,
+}
+
+/// Reads on and on. What was taken from the store and not yet handed out is in `taken` and `ready`, so that a
+/// dropped [`Follower::next`] loses nothing.
+struct Follower {
+    store: SharedStore,
+    renderer: Renderer,
+    filter: Filter,
+    readers: Vec<PartitionReader>,
+    config_moved: watch::Receiver<ConfigSeq>,
+    /// When the configuration log is read next.
+    config_due: Instant,
+    /// What was sent whole.
+    logs: BTreeMap<PartitionId, BTreeMap<WriterId, Seq>>,
+    config: ConfigSeq,
+    /// What was sent in part, before this stream began.
+    within: Option<EventAddress>,
+    taken: VecDeque<Taken>,
+    ready: VecDeque<(Event, Resume)>,
+}
+
+/// Read from the store, not yet made into events.
+enum Taken {
+    Item(PartitionId, Item),
+    Row(ConfigRow),
+}
+
+impl Follower {
+    /// A follower from `resume` on, or from now on.
+    async fn open(
+        store: &SharedStore,
+        tenant: &Tenant,
+        filter: Filter,
+        resume: Option<Resume>,
+    ) -> Result<Self, Status> {
+        let resume = match resume {
+            Some(resume) => resume,
+            None => now(store, tenant).await.map_err(refusal::store)?,
+        };
+        let known = |(partition, seqs): (PartitionId, Vec<_>)| (partition, seqs.into_iter().collect());
+        let mut logs: BTreeMap<PartitionId, BTreeMap<WriterId, Seq>> =
+            resume.logs.into_iter().map(known).collect();
+        let reader = |partition: &PartitionId| {
+            let from = logs.entry(*partition).or_default().clone();
+            PartitionReader::new(Arc::clone(store), *partition, from)
+        };
+        Ok(Self {
+            readers: tenant.partitions.iter().map(reader).collect(),
+            store: Arc::clone(store),
+            renderer: Renderer::new(Arc::clone(store)),
+            filter,
+            config_moved: store.hints().config(),
+            config_due: Instant::now(),
+            logs,
+            config: resume.config,
+            within: resume.within,
+            taken: VecDeque::new(),
+            ready: VecDeque::new(),
+        })
+    }
+
+    /// The next event and the token after it. Waits for as long as it takes. Cancel-safe.
+    async fn next(&mut self) -> Result<(Event, Resume), StoreError> {
+        loop {
+            if let Some(next) = self.ready.pop_front() {
+                return Ok(next);
+            }
+            if let Some(taken) = self.taken.front() {
+                let events = match taken {
+                    Taken::Row(row) => self.events_of_row(row).await?,
+                    Taken::Item(_, Item::Batch(batch)) => self.events_of_batch(batch).await?,
+                    Taken::Item(_, Item::Gap { .. }) => Vec::new(),
+                };
+                self.ready.extend(events);
+                self.pass();
+                continue;
+            }
+            if !self.read().await? {
+                self.changed().await;
+            }
+        }
+    }
+
+    /// Notes that what was taken first is made into events.
+    fn pass(&mut self) {
+        match self.taken.pop_front() {
+            Some(Taken::Row(row)) => self.config = row.seq,
+            Some(Taken::Item(partition, item)) => {
+                let (writer, seq) = match item {
+                    Item::Batch(batch) => (batch.writer, batch.seq),
+                    Item::Gap { writer, through, .. } => (writer, through),
+                };
+                self.logs.entry(partition).or_default().insert(writer, seq);
+            }
+            None => {}
+        }
+    }
+
+    /// Takes what can be read. False when nothing can just now.
+    async fn read(&mut self) -> Result<bool, StoreError> {
+        if Instant::now() >= self.config_due {
+            self.config_moved.mark_unchanged();
+            let rows = self.store.config_after(self.config, CONFIG_ROWS_PER_READ).await?;
+            if rows.is_empty() {
+                self.config_due = Instant::now() + CONFIG_PERIOD;
+            }
+            self.taken.extend(rows.into_iter().map(Taken::Row));
+        }
+        for reader in &mut self.readers {
+            reader.refresh().await?;
+            let partition = reader.partition();
+            let items = reader.read(limits::READ_BYTES_MAX).await?;
+            self.taken
+                .extend(items.into_iter().map(|item| Taken::Item(partition, item)));
+        }
+        Ok(!self.taken.is_empty())
+    }
+
+    async fn changed(&mut self) {
+        let logs = select_all(self.readers.iter_mut().map(|reader| Box::pin(reader.changed())));
+        tokio::select! {
+            _ = logs => {}
+            _ = self.config_moved.changed() => self.config_due = Instant::now(),
+            () = sleep_until(self.config_due) => {}
+        }
+    }
+
+    async fn events_of_row(&self, row: &ConfigRow) -> Result<Vec<(Event, Resume)>, StoreError> {
+        let mut events = Vec::new();
+        for (index, change) in (0_u16..).zip(&row.changes) {
+            let address = EventAddress::config(row.seq, index);
+            let of_code = |code| change.resource == ResourceId::Code(code);
+            let wanted = change.tenant == self.filter.tenant
+                && change
+                    .event
+                    .is_some_and(|event| self.filter.pattern.matches(event))
+                && self.filter.code.is_none_or(of_code);
+            if !wanted || self.sent_before(address) {
+                continue;
+            }
+            if let Some(event) = self.renderer.change(address, change).await? {
+                events.push((to_proto(&event), self.resume(address)));
+            }
+        }
+        Ok(events)
+    }
+
+    async fn events_of_batch(&self, batch: &Batch) -> Result<Vec<(Event, Resume)>, StoreError> {
+        let mut events = Vec::new();
+        if !self.filter.pattern.matches(EventType::ScanCreated) {
+            return Ok(events);
+        }
+        let records = decode_batch(&batch.body).unwrap_or_else(|error| {
+            // One damaged batch must not end the stream for good.
+            tracing::error!(%error, partition = %batch.partition, writer = %batch.writer, seq = %batch.seq, "a batch cannot be read");
+            Vec::new()
+        });
+        for (index, record) in (0_u16..).zip(&records) {
+            let Ok(Record::Scan(scan)) = record else { continue };
+            let address = EventAddress {
+                partition: batch.partition,
+                writer: batch.writer,
+                seq: batch.seq,
+                index,
+            };
+            let wanted =
+                scan.tenant == self.filter.tenant && self.filter.code.is_none_or(|code| code == scan.code);
+            if wanted && !self.sent_before(address) {
+                let event = self.renderer.scan(address, scan).await?;
+                events.push((to_proto(&event), self.resume(address)));
+            }
+        }
+        Ok(events)
+    }
+
+    fn sent_before(&self, address: EventAddress) -> bool {
+        self.within.is_some_and(|sent| {
+            (sent.partition, sent.writer, sent.seq) == (address.partition, address.writer, address.seq)
+                && address.index <= sent.index
+        })
+    }
+
+    fn resume(&self, address: EventAddress) -> Resume {
+        let pairs =
+            |seqs: &BTreeMap<WriterId, Seq>| seqs.iter().map(|(writer, seq)| (*writer, *seq)).collect();
+        let logs = self
+            .logs
+            .iter()
+            .map(|(partition, seqs)| (*partition, pairs(seqs)))
+            .collect();
+        Resume {
+            logs,
+            config: self.config,
+            within: Some(address),
+        }
+    }
+}
+
+/// The end of everything that is recorded by now.
+async fn now(store: &SharedStore, tenant: &Tenant) -> Result<Resume, StoreError> {
+    let config = store.config_head().await?;
+    let mut logs = Vec::new();
+    for partition in &tenant.partitions {
+        let mut reader = PartitionReader::new(Arc::clone(store), *partition, BTreeMap::new());
+        reader.refresh().await?;
+        logs.push((*partition, reader.heads().into_iter().collect()));
+    }
+    Ok(Resume {
+        logs,
+        config,
+        within: None,
+    })
+}
+
+/// A stream of events.
+pub(crate) type EventStream = Pin<Box<dyn Stream<Item = Result<StreamEventsResponse, Status>> + Send>>;
+
+/// How many streams each key has open.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StreamSlots(Arc<Mutex<HashMap<String, usize>>>);
+
+/// One open stream among those of its key. Given back when dropped.
+#[derive(Debug)]
+struct Slot {
+    slots: StreamSlots,
+    key: String,
+}
+
+impl StreamSlots {
+    fn take(&self, caller: &Caller) -> Result<Slot, Status> {
+        let key = caller.actor();
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = open.values().sum();
+        let of_key = open.get(&key).copied().unwrap_or(0);
+        if all >= limits::API_STREAMS_MAX || of_key >= limits::API_STREAMS_PER_KEY_MAX {
+            let wait = Duration::from_secs(5);
+            return Err(refusal::too_fast(
+                "TOO_MANY_STREAMS",
+                "too many event streams are open",
+                wait,
+            ));
+        }
+        open.insert(key.clone(), of_key + 1);
+        Ok(Slot {
+            slots: self.clone(),
+            key,
+        })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut open = self.slots.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// StreamEvents.
+pub(crate) async fn open(
+    api: &Arc<Api>,
+    caller: &Caller,
+    mut request: StreamEventsRequest,
+) -> Result<EventStream, Status> {
+    let tenant = api.tenant(caller, &request.tenant_id).await?;
+    let mut violations = Violations::default();
+    let filter = Filter {
+        tenant: tenant.id,
+        pattern: events::pattern(&request.r#type, &mut violations),
+        code: events::code(&request.code_id, &mut violations),
+        start: None,
+        end: None,
+    };
+    let token = std::mem::take(&mut request.resume_token);
+    let bound = Bound::to_request("StreamEvents", Some(tenant.id), &request);
+    let resume = api
+        .tokens
+        .position(&bound, &token, "resume_token", &mut violations);
+    violations.finish()?;
+    let slot = api.streams.take(caller)?;
+    let follower = Follower::open(&api.store, &tenant, filter, resume).await?;
+    let session = Session {
+        api: Arc::clone(api),
+        caller: caller.clone(),
+        bound,
+        slot,
+    };
+    Ok(Box::pin(responses(follower, session)))
+}
+
+/// What a stream needs beside its events.
+struct Session {
+    api: Arc<Api>,
+    caller: Caller,
+    bound: Bound,
+    slot: Slot,
+}
+
+/// The stream: events until the caller leaves, loses its right to listen, or the server stops.
+fn responses(
+    follower: Follower,
+    session: Session,
+) -> impl Stream<Item = Result<StreamEventsResponse, Status>> + Send {
+    unfold(Some((follower, session)), async |state| {
+        let (mut follower, session) = state?;
+        match respond(&mut follower, &session).await {
+            Ok(response) => Some((Ok(response), Some((follower, session)))),
+            Err(status) => {
+                drop(session.slot);
+                Some((Err(status), None))
+            }
+        }
+    })
+}
+
+async fn respond(follower: &mut Follower, session: &Session) -> Result<StreamEventsResponse, Status> {
+    loop {
+        tokio::select! {
+            biased;
+            () = session.api.stop.cancelled() => {
+                let stopping = "the server is stopping; go on with the last resume_token";
+                return Err(refusal::unavailable("STOPPING", stopping, Duration::from_secs(1)));
+            }
+            next = follower.next() => {
+                let (event, resume) = next.map_err(refusal::store)?;
+                let resume_token = session.api.tokens.token(&session.bound, &resume);
+                return Ok(StreamEventsResponse { event: Some(event), resume_token });
+            }
+            () = sleep(RECHECK_PERIOD) => session.api.auth.recheck(&session.caller).await?,
+        }
+    }
+}
