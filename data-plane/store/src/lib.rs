@@ -10,6 +10,8 @@
 pub mod appender;
 pub mod checkpoint;
 pub mod clock;
+#[cfg(feature = "testing")]
+pub mod conformance;
 pub mod event;
 pub mod expression;
 #[cfg(feature = "testing")]

@@ -235,6 +235,16 @@ pub const API_EVENTS_SCANNED_MAX: usize = 50_000;
 
 /// Rows deleted in one step, so that retention never holds the writer thread for long.
 pub const RETENTION_ROWS_PER_STEP: u32 = 500;
+/// The same in bytes: freeing a large row costs a page each 4 KiB.
+pub const RETENTION_BYTES_PER_STEP: u64 = 2 * 1024 * 1024;
+/// Pause between two steps: at most a tenth of the writer thread's time goes to retention.
+pub const RETENTION_STEP_PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two passes over everything that ages.
+pub const RETENTION_PERIOD: Duration = Duration::from_secs(60);
+/// A chunk that no checkpoint names for so long was left by a crash between the two.
+pub const CHUNK_UNNAMED_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Commands are of use while somebody waits for them; later they only explain.
+pub const COMMANDS_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 // ---- The embedded store ----
 
@@ -250,3 +260,7 @@ pub const WAL_CHECKPOINT_PAGES: i32 = 200;
 pub const READERS_PER_FILE: usize = 4;
 /// Files larger than this are not searched for damage at the start: a start takes well below a second.
 pub const OPEN_CHECK_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Free pages in a file before it is made smaller: below this they are soon used again.
+pub const VACUUM_FREE_PAGES_MIN: u32 = 1024;
+/// Pages given back in one step.
+pub const VACUUM_PAGES_PER_STEP: u32 = 256;

@@ -451,7 +451,8 @@ pub trait Leases: Send + Sync {
     /// Sums what partitions counted of a tenant in a month (`YYYY-MM`).
     async fn usage(&self, tenant: TenantId, month: &str) -> Result<UsageCounts>;
 
-    /// Writes a chunk under a name never used before. Immutable.
+    /// Writes a chunk under a name never used before. Immutable. The checkpoint row ([`RowKind::Chunk`], `name`)
+    /// names it; one that no row names is deleted after [`crate::limits::CHUNK_UNNAMED_KEPT`].
     async fn put_chunk(&self, partition: PartitionId, name: &str, body: Bytes) -> Result<()>;
 
     /// Reads a chunk.

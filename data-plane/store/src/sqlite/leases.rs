@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     checkpoint::{RowKey, RowKind, UsageCounts},
+    clock::Timestamp,
     id::{PartitionId, TenantId},
     store::{Cas, CheckpointDelta, Fence, Lease, Leases, Result, usage_row},
 };
@@ -92,10 +93,10 @@ impl Leases for SqliteStore {
     }
 
     async fn put_chunk(&self, partition: PartitionId, name: &str, body: Bytes) -> Result<()> {
-        let name = name.to_owned();
+        let (name, at) = (name.to_owned(), self.clock.now());
         self.main_writer
             .submit(Atomicity::OneStatement, move |connection| {
-                put_chunk(connection, partition, &name, &body)
+                put_chunk(connection, partition, &name, at, &body)
             })
             .await
     }
@@ -231,13 +232,19 @@ fn chunk(connection: &Connection, partition: PartitionId, name: &str) -> Result<
     Ok(body.optional()?)
 }
 
-fn put_chunk(connection: &Connection, partition: PartitionId, name: &str, body: &[u8]) -> Result<(), Fault> {
+fn put_chunk(
+    connection: &Connection,
+    partition: PartitionId,
+    name: &str,
+    at: Timestamp,
+    body: &[u8],
+) -> Result<(), Fault> {
     let inserted = connection
         .prepare_cached(
-            "INSERT INTO chunk (partition, name, body) VALUES (?1, ?2, ?3)
+            "INSERT INTO chunk (partition, name, created_at, body) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT (partition, name) DO NOTHING",
         )?
-        .execute(params![partition.as_u16(), name, body])?;
+        .execute(params![partition.as_u16(), name, at.as_millis(), body])?;
     if inserted == 1 || chunk(connection, partition, name)?.as_deref() == Some(body) {
         return Ok(());
     }

@@ -17,6 +17,7 @@ mod lock;
 mod log;
 mod pool;
 mod registry;
+pub mod retention;
 mod rows;
 mod schema;
 mod writer;
@@ -45,7 +46,7 @@ use self::{
 pub struct Options {
     /// Shared partitions. Counts when the directory is created, and never again.
     pub partitions: u16,
-    /// Stamps the creation.
+    /// Stamps the creation, and what ages.
     pub clock: SharedClock,
 }
 
@@ -113,6 +114,7 @@ pub enum OpenError {
 pub struct SqliteStore {
     install: Install,
     hints: Hints,
+    clock: SharedClock,
     // Readers before writers: the last to close a file writes its WAL back.
     log_reads: Pool,
     main_reads: Pool,
@@ -139,6 +141,7 @@ impl SqliteStore {
         Ok(Arc::new(Self {
             install,
             hints,
+            clock: Arc::clone(&options.clock),
             log_reads: Pool::new(LOG.path(dir)),
             main_reads: Pool::new(MAIN.path(dir)),
             log_writer: start(&LOG, log)?,
@@ -161,5 +164,7 @@ impl Store for SqliteStore {
     }
 }
 
+#[cfg(test)]
+mod conformance;
 #[cfg(test)]
 mod tests;

@@ -153,11 +153,13 @@ CREATE TABLE checkpoint (
 CREATE INDEX checkpoint_usage ON checkpoint (id) WHERE kind = 'usage';
 
 CREATE TABLE chunk (
-    partition INTEGER NOT NULL,
-    name      TEXT NOT NULL,
-    body      BLOB NOT NULL,
+    partition  INTEGER NOT NULL,
+    name       TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    body       BLOB NOT NULL,
     PRIMARY KEY (partition, name)
 ) STRICT;
+CREATE INDEX chunk_by_age ON chunk (created_at);
 
 -- ---- The attempt log ----
 

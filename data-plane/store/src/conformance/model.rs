@@ -1,0 +1,617 @@
+//! Random operations against a model in memory, with failing calls, lost answers, restarts and power failures.
+//!
+//! Every call is repeated until it is answered, as real callers do; its answer must be the model's. After each
+//! restart or crash everything that the model holds must be there, and nothing else. A batch that was on its way
+//! when the power failed may be there or not, but whole.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures::poll;
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
+
+use super::{
+    Fixture,
+    samples::{P, Q, at, attempt, batch, code, command, create, event, lease, update, writer_row},
+};
+use crate::{
+    checkpoint::{RowKey, RowKind},
+    fault::{FaultStore, Op as Call},
+    id::{CodeId, CommandId, ConfigSeq, EndpointId, OwnerId, PartitionId, Seq, TenantId, WriterId},
+    model::{Code, CodeStatus, Resource, ResourceId},
+    store::{
+        AttemptRow, Batch, Cas, Change, ChangeError, Changed, CheckpointDelta, Command, CommandResult, Fence,
+        Heads, Lease, SharedStore, StoreError, WriterRow,
+    },
+};
+
+/// Runs so often: enough to meet every pair of operations, in about two seconds.
+const CASES: u32 = 24;
+const OPS: usize = 60;
+/// Of a thousand calls, so many fail or lose their answer.
+const FAULTS_PER_MILLE: u64 = 150;
+
+/// Repeats a call until it is answered; says whether that was needed.
+macro_rules! repeat {
+    ($call:expr) => {{
+        let mut repeated = false;
+        loop {
+            match $call.await {
+                Err(error) if Transient::is_transient(&error) => repeated = true,
+                answer => break (answer, repeated),
+            }
+        }
+    }};
+}
+/// What is done to the store. Names are drawn from few, so that operations meet.
+#[derive(Clone, Debug)]
+pub enum Op {
+    Append {
+        writer: u8,
+        partition: u8,
+        seq: u64,
+        other_bytes: bool,
+    },
+    PublishHeads {
+        writer: u8,
+        partition: u8,
+        seq: u64,
+    },
+    CloseWriter {
+        writer: u8,
+        seq: u64,
+    },
+    CreateCode {
+        code: u8,
+        short_id: u8,
+        limit: bool,
+    },
+    ChangeCode {
+        code: u8,
+        stale: bool,
+        delete: bool,
+    },
+    Claim {
+        partition: u8,
+        stale: bool,
+        release: bool,
+    },
+    Save {
+        partition: u8,
+        stale: bool,
+        row: u8,
+        body: Option<u8>,
+    },
+    PutChunk {
+        partition: u8,
+        name: u8,
+        other_bytes: bool,
+    },
+    DeleteChunk {
+        partition: u8,
+        name: u8,
+    },
+    RecordAttempts {
+        event: u8,
+        number: u32,
+        count: u8,
+    },
+    PutCommand {
+        command: u8,
+    },
+    FinishCommand {
+        command: u8,
+        result: u8,
+    },
+    Restart,
+    Crash {
+        in_flight: u8,
+    },
+}
+
+pub fn any_op() -> impl Strategy<Value = Op> {
+    let (few, flag, seq) = (|| 0_u8..3, || prop::bool::weighted(0.2), || 1_u64..6);
+    prop_oneof![
+        6 => (few(), 0_u8..2, seq(), flag()).prop_map(|(writer, partition, seq, other_bytes)| Op::Append { writer, partition, seq, other_bytes }),
+        2 => (few(), 0_u8..2, seq()).prop_map(|(writer, partition, seq)| Op::PublishHeads { writer, partition, seq }),
+        1 => (few(), seq()).prop_map(|(writer, seq)| Op::CloseWriter { writer, seq }),
+        3 => (few(), few(), flag()).prop_map(|(code, short_id, limit)| Op::CreateCode { code, short_id, limit }),
+        3 => (few(), flag(), flag()).prop_map(|(code, stale, delete)| Op::ChangeCode { code, stale, delete }),
+        2 => (0_u8..2, flag(), flag()).prop_map(|(partition, stale, release)| Op::Claim { partition, stale, release }),
+        4 => (0_u8..2, flag(), few(), proptest::option::of(few())).prop_map(|(partition, stale, row, body)| Op::Save { partition, stale, row, body }),
+        2 => (0_u8..2, few(), flag()).prop_map(|(partition, name, other_bytes)| Op::PutChunk { partition, name, other_bytes }),
+        1 => (0_u8..2, few()).prop_map(|(partition, name)| Op::DeleteChunk { partition, name }),
+        3 => (few(), 1_u32..4, 1_u8..3).prop_map(|(event, number, count)| Op::RecordAttempts { event, number, count }),
+        2 => few().prop_map(|command| Op::PutCommand { command }),
+        2 => (few(), few()).prop_map(|(command, result)| Op::FinishCommand { command, result }),
+        1 => Just(Op::Restart),
+        1 => few().prop_map(|in_flight| Op::Crash { in_flight }),
+    ]
+}
+
+/// The test.
+///
+/// # Panics
+/// When the store and the model disagree.
+pub fn random_operations_agree<F: Fixture>() {
+    let config = Config {
+        cases: CASES,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let outcome = TestRunner::new(config).run(&(vec(any_op(), 1..OPS), any::<u64>()), |(ops, seed)| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(check::<F>(ops, seed));
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+}
+
+async fn check<F: Fixture>(ops: Vec<Op>, seed: u64) {
+    let mut fixture = F::open().await;
+    let mut model = Model::default();
+    let mut store = faulty(&fixture, seed);
+    for writer in (0..3).map(writer_id) {
+        repeat!(store.register_writer(&writer_row(writer))).0.unwrap();
+        model.writers.insert(writer, writer_row(writer));
+    }
+    for (turn, op) in (1..).zip(ops) {
+        match op {
+            Op::Restart => {
+                drop(store);
+                fixture = fixture.restart().await;
+                model.compare(&fixture.store()).await;
+                store = faulty(&fixture, seed ^ turn);
+            }
+            Op::Crash { in_flight } => {
+                drop(store);
+                fixture = model.crash(fixture, in_flight, turn).await;
+                model.compare(&fixture.store()).await;
+                store = faulty(&fixture, seed ^ turn);
+            }
+            op => model.apply(&store, op, turn).await,
+        }
+    }
+    drop(store);
+    model.compare(&fixture.store()).await;
+}
+
+fn faulty<F: Fixture>(fixture: &F, seed: u64) -> SharedStore {
+    let faulty = FaultStore::new(fixture.store());
+    faulty.break_by_chance(seed, FAULTS_PER_MILLE, &Call::WRITES);
+    faulty
+}
+
+/// Errors after which a caller repeats.
+trait Transient {
+    fn is_transient(&self) -> bool;
+}
+
+impl Transient for StoreError {
+    fn is_transient(&self) -> bool {
+        matches!(self, StoreError::Unavailable(_))
+    }
+}
+
+impl Transient for ChangeError {
+    fn is_transient(&self) -> bool {
+        matches!(self, ChangeError::Store(StoreError::Unavailable(_)))
+    }
+}
+
+fn writer_id(number: u8) -> WriterId {
+    WriterId::from_u64(u64::from(number) + 1)
+}
+
+fn partition(number: u8) -> PartitionId {
+    [P, Q][usize::from(number)]
+}
+
+fn code_id(number: u8) -> CodeId {
+    CodeId::from_bytes([number; 10])
+}
+
+const TENANT: TenantId = TenantId::from_bytes([9; 10]);
+const ENDPOINT: EndpointId = EndpointId::from_bytes([9; 10]);
+/// How many live codes a limited creation allows.
+const CODES_MAX: usize = 2;
+
+/// What must be stored.
+#[derive(Default)]
+struct Model {
+    batches: BTreeMap<(PartitionId, WriterId, Seq), Batch>,
+    writers: BTreeMap<WriterId, WriterRow>,
+    codes: BTreeMap<CodeId, Vec<Code>>,
+    links: BTreeMap<String, CodeId>,
+    config: Vec<(ResourceId, u64)>,
+    leases: BTreeMap<PartitionId, Lease>,
+    rows: BTreeMap<PartitionId, BTreeMap<RowKey, String>>,
+    chunks: BTreeMap<(PartitionId, String), Bytes>,
+    attempts: BTreeMap<(crate::id::EventAddress, u32), AttemptRow>,
+    commands: BTreeMap<CommandId, Command>,
+}
+
+impl Model {
+    async fn apply(&mut self, store: &SharedStore, op: Op, turn: u64) {
+        match op {
+            Op::Append {
+                writer,
+                partition: at,
+                seq,
+                other_bytes,
+            } => {
+                let mut new = batch(partition(at), writer_id(writer), seq);
+                if other_bytes {
+                    new.body = Bytes::from_static(b"other");
+                }
+                self.append(store, new).await;
+            }
+            Op::PublishHeads {
+                writer,
+                partition: at,
+                seq,
+            } => {
+                self.publish(
+                    store,
+                    writer_id(writer),
+                    turn,
+                    [(partition(at), Seq::new(seq))].into(),
+                )
+                .await;
+            }
+            Op::CloseWriter { writer, seq } => {
+                let (writer, last) = (writer_id(writer), Heads::from([(P, Seq::new(seq))]));
+                repeat!(store.close_writer(writer, &last)).0.unwrap();
+                self.writers.get_mut(&writer).unwrap().closed.get_or_insert(last);
+            }
+            Op::CreateCode {
+                code,
+                short_id,
+                limit,
+            } => self.create_code(store, code, short_id, limit).await,
+            Op::ChangeCode { code, stale, delete } => {
+                self.change_code(store, code, stale, delete, turn).await
+            }
+            Op::Claim {
+                partition: at,
+                stale,
+                release,
+            } => {
+                self.claim(store, partition(at), stale, release, turn).await;
+            }
+            Op::Save {
+                partition: at,
+                stale,
+                row,
+                body,
+            } => {
+                self.save(store, partition(at), stale, row, body, turn).await;
+            }
+            Op::PutChunk {
+                partition: at,
+                name,
+                other_bytes,
+            } => {
+                self.put_chunk(store, (partition(at), name.to_string()), other_bytes)
+                    .await;
+            }
+            Op::DeleteChunk { partition: at, name } => {
+                let key = (partition(at), name.to_string());
+                repeat!(store.delete_chunks(key.0, std::slice::from_ref(&key.1)))
+                    .0
+                    .unwrap();
+                self.chunks.remove(&key);
+            }
+            Op::RecordAttempts { event, number, count } => {
+                self.record(store, u64::from(event), number, u32::from(count), turn)
+                    .await;
+            }
+            Op::PutCommand { command } => self.put_command(store, command).await,
+            Op::FinishCommand { command, result } => self.finish_command(store, command, result).await,
+            Op::Restart | Op::Crash { .. } => unreachable!("the caller does these"),
+        }
+    }
+
+    async fn append(&mut self, store: &SharedStore, new: Batch) {
+        let key = (new.partition, new.writer, new.seq);
+        let answer = repeat!(store.append(new.clone())).0;
+        let stored = self.batches.entry(key).or_insert_with(|| new.clone());
+        let same = *stored == new;
+        assert!(
+            matches!(answer, Ok(())) == same,
+            "{answer:?} where {stored:?} stands, for {new:?}"
+        );
+    }
+
+    async fn publish(&mut self, store: &SharedStore, writer: WriterId, beat: u64, heads: Heads) {
+        repeat!(store.publish_heads(writer, beat, &heads)).0.unwrap();
+        let row = self.writers.get_mut(&writer).unwrap();
+        row.beat = beat;
+        for (partition, seq) in heads {
+            let head = row.heads.entry(partition).or_default();
+            *head = seq.max(*head);
+        }
+    }
+
+    fn live_codes(&self) -> usize {
+        let live = |versions: &&Vec<Code>| {
+            versions
+                .last()
+                .is_some_and(|code| code.status != CodeStatus::Deleted)
+        };
+        self.codes.values().filter(live).count()
+    }
+
+    async fn create_code(&mut self, store: &SharedStore, number: u8, short_id: u8, limit: bool) {
+        let new = Code {
+            id: code_id(number),
+            ..code(TENANT, &short_id.to_string())
+        };
+        let change = Change {
+            count_max: limit.then_some(u64::try_from(CODES_MAX).unwrap()),
+            ..create(Resource::Code(Box::new(new.clone())))
+        };
+        let answer = repeat!(store.change(change.clone())).0;
+        let same = self
+            .codes
+            .get(&new.id)
+            .is_some_and(|versions| *versions == [new.clone()]);
+        let taken = self.codes.contains_key(&new.id) || self.links.contains_key(&new.link.short_id);
+        if same {
+            assert!(matches!(answer, Ok(Changed::Done(_))), "{answer:?}");
+        } else if taken {
+            assert!(matches!(answer, Err(ChangeError::Exists)), "{answer:?}");
+        } else if limit && self.live_codes() >= CODES_MAX {
+            assert!(matches!(answer, Err(ChangeError::LimitReached(_))), "{answer:?}");
+        } else {
+            assert!(matches!(answer, Ok(Changed::Done(_))), "{answer:?}");
+            self.config.push((ResourceId::Code(new.id), 1));
+            self.links.insert(new.link.short_id.clone(), new.id);
+            self.codes.insert(new.id, vec![new]);
+        }
+    }
+
+    async fn change_code(&mut self, store: &SharedStore, number: u8, stale: bool, delete: bool, turn: u64) {
+        let Some(versions) = self.codes.get_mut(&code_id(number)) else {
+            return;
+        };
+        let mut new = versions.last().unwrap().clone();
+        new.version += if stale { 2 } else { 1 };
+        new.name = format!("turn {turn}");
+        if delete {
+            new.status = CodeStatus::Deleted;
+        }
+        let answer = repeat!(store.change(update(Resource::Code(Box::new(new.clone()))))).0;
+        if stale {
+            assert!(matches!(answer, Err(ChangeError::Conflict)), "{answer:?}");
+        } else {
+            assert!(matches!(answer, Ok(Changed::Done(_))), "{answer:?}");
+            self.config.push((ResourceId::Code(new.id), new.version));
+            versions.push(new);
+        }
+    }
+
+    fn fence(&self, partition: PartitionId, stale: bool) -> Option<Fence> {
+        let standing = self.leases.get(&partition).map(|lease| lease.fence);
+        match standing {
+            Some(fence) if stale => Some(Fence {
+                beat: fence.beat + 1,
+                ..fence
+            }),
+            None if stale => Some(Fence { epoch: 1, beat: 0 }),
+            standing => standing,
+        }
+    }
+
+    async fn claim(&mut self, store: &SharedStore, at: PartitionId, stale: bool, release: bool, turn: u64) {
+        let standing = self.leases.get(&at).cloned();
+        let epoch = standing.as_ref().map_or(0, |lease| lease.fence.epoch) + u64::from(!release);
+        let owner = (!release).then(|| OwnerId::from_bytes([1; 10]));
+        let new = lease(epoch, 1000 + turn, owner);
+        let (answer, repeated) = repeat!(store.claim(at, self.fence(at, stale), &new));
+        match answer.unwrap() {
+            Cas::Applied => assert!(!stale),
+            // The lost answer was that it was applied.
+            Cas::Lost(Some(found)) if repeated && found == new => assert!(!stale),
+            Cas::Lost(found) => {
+                assert!(stale);
+                assert_eq!(found, standing);
+                return;
+            }
+        }
+        self.leases.insert(at, new);
+    }
+
+    async fn save(
+        &mut self,
+        store: &SharedStore,
+        at: PartitionId,
+        stale: bool,
+        row: u8,
+        body: Option<u8>,
+        turn: u64,
+    ) {
+        let Some(expected) = self.fence(at, stale) else {
+            return;
+        };
+        let key = RowKey {
+            kind: RowKind::Run,
+            id: row.to_string(),
+        };
+        let body = body.map(|body| body.to_string());
+        let rows = BTreeMap::from([(key.clone(), body.clone())]);
+        let (answer, repeated) =
+            repeat!(store.save(at, expected, 1000 + turn, &CheckpointDelta { rows: rows.clone() }));
+        let standing = self.leases.get(&at).cloned();
+        let saved = standing.clone().map(|lease| Lease {
+            fence: Fence {
+                beat: 1000 + turn,
+                ..lease.fence
+            },
+            ..lease
+        });
+        match answer.unwrap() {
+            Cas::Applied => assert!(!stale),
+            Cas::Lost(found) if repeated && !stale => assert_eq!(found, saved),
+            Cas::Lost(found) => {
+                assert!(stale);
+                assert_eq!(found, standing);
+                return;
+            }
+        }
+        self.leases.insert(at, saved.unwrap());
+        let stored = self.rows.entry(at).or_default();
+        match body {
+            Some(body) => drop(stored.insert(key, body)),
+            None => drop(stored.remove(&key)),
+        }
+    }
+
+    async fn put_chunk(&mut self, store: &SharedStore, key: (PartitionId, String), other_bytes: bool) {
+        let body = Bytes::from_static(if other_bytes { b"other" } else { b"chunk" });
+        let answer = repeat!(store.put_chunk(key.0, &key.1, body.clone())).0;
+        let stored = self.chunks.entry(key).or_insert_with(|| body.clone());
+        assert_eq!(answer.is_ok(), *stored == body, "{answer:?}");
+    }
+
+    async fn record(&mut self, store: &SharedStore, of: u64, number: u32, count: u32, turn: u64) {
+        let rows: Vec<_> = (number..number + count)
+            .map(|number| AttemptRow {
+                error: format!("turn {turn}"),
+                ..attempt(ENDPOINT, at(0), event(of), number)
+            })
+            .collect();
+        repeat!(store.record_attempts(rows.clone())).0.unwrap();
+        self.attempts
+            .extend(rows.into_iter().map(|row| ((row.event, row.number), row)));
+    }
+
+    async fn put_command(&mut self, store: &SharedStore, number: u8) {
+        let id = CommandId::from_bytes([number; 10]);
+        let new = self.commands.get(&id).cloned().unwrap_or_else(|| Command {
+            id,
+            ..command(at(number.into()))
+        });
+        let put = Command {
+            result: None,
+            ..new.clone()
+        };
+        assert!(repeat!(store.put_command(&put)).0.unwrap());
+        self.commands.insert(id, new);
+    }
+
+    async fn finish_command(&mut self, store: &SharedStore, number: u8, result: u8) {
+        let id = CommandId::from_bytes([number; 10]);
+        let result = CommandResult::Refused {
+            reason: result.to_string(),
+        };
+        repeat!(store.finish_command(P, id, &result)).0.unwrap();
+        if let Some(command) = self.commands.get_mut(&id) {
+            command.result.get_or_insert(result);
+        }
+    }
+
+    /// The power fails while a batch is on its way: afterwards it is there whole, or not at all.
+    async fn crash<F: Fixture>(&mut self, fixture: F, in_flight: u8, turn: u64) -> F {
+        let store = fixture.store();
+        let flying = batch(Q, writer_id(in_flight), 1000 + turn);
+        let mut append = store.append(flying.clone());
+        let acknowledged = poll!(&mut append).is_ready();
+        let after = fixture.crash().await;
+        drop(append);
+        let key = (flying.partition, flying.writer, flying.seq);
+        let found = after.store().batch(key.0, key.1, key.2).await.unwrap();
+        assert!(found.is_some() || !acknowledged, "an acknowledged batch was lost");
+        if let Some(found) = found {
+            assert_eq!(found, flying, "a torn batch");
+            self.batches.insert(key, found);
+        }
+        after
+    }
+
+    /// Everything that should be there is, and nothing else.
+    async fn compare(&self, store: &SharedStore) {
+        self.compare_log(store).await;
+        self.compare_registry(store).await;
+        for at in [P, Q] {
+            let (lease, rows) = store.checkpoint(at).await.unwrap();
+            assert_eq!(lease.as_ref(), self.leases.get(&at));
+            assert_eq!(rows, self.rows.get(&at).cloned().unwrap_or_default());
+            for name in (0_u8..3).map(|name| name.to_string()) {
+                let chunk = store.chunk(at, &name).await.unwrap();
+                assert_eq!(chunk.as_ref(), self.chunks.get(&(at, name)));
+            }
+        }
+        for of in (0..3).map(event) {
+            let stored = store.attempts(ENDPOINT, at(0), of).await.unwrap();
+            let wanted: Vec<_> = self
+                .attempts
+                .values()
+                .filter(|row| row.event == of)
+                .cloned()
+                .collect();
+            assert_eq!(stored, wanted);
+        }
+        for id in (0..3).map(|number| CommandId::from_bytes([number; 10])) {
+            assert_eq!(
+                store.command(P, id).await.unwrap().as_ref(),
+                self.commands.get(&id)
+            );
+        }
+        let waiting = self
+            .commands
+            .values()
+            .filter(|command| command.result.is_none())
+            .count();
+        assert_eq!(store.pending_commands(P, 100).await.unwrap().len(), waiting);
+    }
+
+    async fn compare_log(&self, store: &SharedStore) {
+        let rows = store.writers().await.unwrap();
+        assert_eq!(rows, self.writers.values().cloned().collect::<Vec<_>>());
+        for at in [P, Q] {
+            let mut stored = store.batches_before(at, None, 10_000).await.unwrap();
+            stored.sort_by_key(|batch| (batch.writer, batch.seq));
+            let wanted: Vec<_> = self
+                .batches
+                .values()
+                .filter(|batch| batch.partition == at)
+                .cloned()
+                .collect();
+            assert_eq!(stored, wanted);
+        }
+    }
+
+    async fn compare_registry(&self, store: &SharedStore) {
+        for number in 0..3 {
+            let (id, versions) = (code_id(number), self.codes.get(&code_id(number)));
+            let now = store.code(id).await.unwrap();
+            assert_eq!(now.as_deref(), versions.and_then(|versions| versions.last()));
+            for version in versions.into_iter().flatten() {
+                let stored = store.code_version(id, version.version).await.unwrap();
+                assert_eq!(stored.as_deref(), Some(version));
+            }
+            let link = code(TENANT, &number.to_string()).link;
+            let owner = store.code_by_link(&link).await.unwrap().map(|code| code.id);
+            assert_eq!(owner.as_ref(), self.links.get(&link.short_id));
+        }
+        let rows = store.config_after(ConfigSeq::ZERO, 10_000).await.unwrap();
+        assert!(
+            rows.iter()
+                .zip(1..)
+                .all(|(row, seq)| row.seq == ConfigSeq::new(seq))
+        );
+        let changes = rows.iter().flat_map(|row| &row.changes);
+        let announced: Vec<_> = changes.map(|change| (change.resource, change.version)).collect();
+        assert_eq!(announced, self.config);
+    }
+}
