@@ -25,7 +25,7 @@ impl Embedded {
 
 impl Fixture for Embedded {
     async fn open() -> Self {
-        Self::at(tempfile::tempdir().unwrap())
+        Self::at(in_memory_dir())
     }
 
     fn store(&self) -> SharedStore {
@@ -38,12 +38,20 @@ impl Fixture for Embedded {
     }
 
     async fn crash(self) -> Self {
-        let image = tempfile::tempdir().unwrap();
+        let image = in_memory_dir();
         for schema in [&LOG, &MAIN] {
             copy_as_after_a_crash(self.dir.path(), image.path(), schema);
         }
         Self::at(image)
     }
+}
+
+/// A directory in memory where there is one: these tests wait for thousands of commits, and what a power failure
+/// leaves is played by copying.
+pub(super) fn in_memory_dir() -> TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
 }
 
 /// Copies a file and its WAL as a power failure would leave them, while they may be written to. A reader holds the
