@@ -211,7 +211,7 @@ impl Appender {
         if self.shared.closing.is_cancelled() {
             return Err(AppendError::Closing);
         }
-        let lane = self.shared.lane(partition);
+        let lane = self.shared.lane(partition).ok_or(AppendError::Closing)?;
         if lane.failing.load(Ordering::Acquire) {
             return Err(AppendError::Refused);
         }
@@ -233,9 +233,11 @@ impl Appender {
     /// # Errors
     /// When the store does not acknowledge in time; nothing answered is lost by that.
     pub async fn close(&self, deadline: Instant) -> Result<(), AppendError> {
-        self.shared.closing.cancel();
-        for lane in lock(&self.shared.partitions).values() {
-            lane.work.notify_one();
+        {
+            let lanes = lock(&self.shared.partitions);
+            // Under the lock, so that no lane is made that nobody waits for.
+            self.shared.closing.cancel();
+            lanes.values().for_each(|lane| lane.work.notify_one());
         }
         self.shared.tasks.close();
         tokio::time::timeout_at(deadline, async {
@@ -250,14 +252,18 @@ impl Appender {
 }
 
 impl Shared {
-    fn lane(self: &Arc<Self>, partition: PartitionId) -> Arc<Lane> {
+    /// None when a new one were needed and the writer is closing: what it acknowledged would lie past the end.
+    fn lane(self: &Arc<Self>, partition: PartitionId) -> Option<Arc<Lane>> {
         let mut lanes = lock(&self.partitions);
+        if self.closing.is_cancelled() {
+            return lanes.get(&partition).map(Arc::clone);
+        }
         let lane = lanes.entry(partition).or_insert_with(|| {
             let lane = Arc::new(Lane::new(partition));
             self.tasks.spawn(drain(Arc::clone(self), Arc::clone(&lane)));
             lane
         });
-        Arc::clone(lane)
+        Some(Arc::clone(lane))
     }
 
     fn heads(&self) -> Heads {
@@ -366,8 +372,10 @@ impl Open {
 /// A lane's task: appends one batch after the other, each until it is acknowledged.
 async fn drain(shared: Arc<Shared>, lane: Arc<Lane>) {
     loop {
+        // Asked first: what was taken before the closing is seen below.
+        let closing = shared.closing.is_cancelled();
         let Some((batch, outcome)) = lane.next(shared.writer) else {
-            if shared.closing.is_cancelled() {
+            if closing {
                 return;
             }
             lane.work.notified().await;
@@ -427,3 +435,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What panics under these locks would be a bug of ours; the data stays consistent either way.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

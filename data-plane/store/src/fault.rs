@@ -411,3 +411,6 @@ pass_on!(Commands {
     FinishCommand: fn finish_command(partition: PartitionId, id: CommandId, result: &CommandResult) -> Result<()>;
     Command: fn command(partition: PartitionId, id: CommandId) -> Result<Option<Command>>;
 });
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,8 @@ use crate::{
 const WRITERS_PERIOD: Duration = limits::WRITERS_READ_PERIOD;
 /// A missing batch is looked for again after this long.
 const GAP_RETRY: Duration = limits::WRITERS_READ_PERIOD;
+/// A writer is left alone for so long after the store failed to read it, so that nobody spins on it.
+const READ_RETRY: Duration = limits::APPEND_RETRY_PAUSE;
 
 /// What a read brings.
 #[derive(Clone, PartialEq, Debug)]
@@ -286,10 +288,21 @@ impl PartitionReader {
         if Instant::now() < track.retry_at {
             return Ok(Vec::new());
         }
-        let batches = self
+        let read = self
             .store
             .read(self.partition, writer, track.position, track.through, bytes_max)
-            .await?;
+            .await;
+        let batches = match read {
+            Ok(batches) => batches,
+            Err(error) => {
+                let track = self
+                    .tracks
+                    .get_mut(&writer)
+                    .expect("invariant: only `learn` forgets tracks");
+                track.retry_at = Instant::now() + READ_RETRY;
+                return Err(error);
+            }
+        };
         if let Some(last) = batches.last() {
             self.move_to(writer, last.seq);
             return Ok(batches.into_iter().map(Item::Batch).collect());
@@ -404,3 +417,6 @@ pub async fn close_dead_writers(store: &SharedStore, mine: Option<WriterId>) -> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,10 +94,7 @@ pub async fn reading_stops_before_a_missing_batch(store: &SharedStore) {
         seqs(&store.read(P, writer, Seq::ZERO, END, ALL).await.unwrap()),
         [1, 2]
     );
-    assert_eq!(
-        store.read(P, writer, Seq::new(2), END, ALL).await.unwrap(),
-        []
-    );
+    assert_eq!(store.read(P, writer, Seq::new(2), END, ALL).await.unwrap(), []);
     assert_eq!(
         seqs(&store.read(P, writer, Seq::new(3), END, ALL).await.unwrap()),
         [4]

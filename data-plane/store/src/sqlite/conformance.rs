@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{conformance::Fixture, conformance_tests, store::SharedStore};
 
-struct Embedded {
+/// An empty store in a directory that lives as long as this.
+pub(crate) struct Embedded {
     dir: TempDir,
     store: Arc<SqliteStore>,
 }
@@ -48,7 +49,7 @@ impl Fixture for Embedded {
 
 /// A directory in memory where there is one: these tests wait for thousands of commits, and what a power failure
 /// leaves is played by copying.
-pub(super) fn in_memory_dir() -> TempDir {
+pub(crate) fn in_memory_dir() -> TempDir {
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
         .unwrap()

@@ -27,6 +27,8 @@ use std::{
     sync::Arc,
 };
 
+use rusqlite::Connection;
+
 use crate::{
     clock::{SharedClock, SystemClock},
     hints::Hints,
@@ -38,7 +40,7 @@ use self::{
     lock::DirectoryLock,
     pool::Pool,
     schema::{LOG, MAIN},
-    writer::Writer,
+    writer::{OnConnect, Writer},
 };
 
 /// How to open a data directory.
@@ -128,6 +130,11 @@ impl SqliteStore {
     /// # Errors
     /// When another process has it, or it cannot be used; see [`OpenError`].
     pub fn open(dir: &Path, options: &Options) -> Result<Arc<Self>, OpenError> {
+        Self::open_with(dir, options, &(Arc::new(|_: &Connection| Ok(())) as OnConnect))
+    }
+
+    /// The same; `on_connect` is done to each connection that writes.
+    fn open_with(dir: &Path, options: &Options, on_connect: &OnConnect) -> Result<Arc<Self>, OpenError> {
         let lock = Arc::new(DirectoryLock::take(dir)?);
         let log = LOG.open(dir)?;
         let main = MAIN.open(dir)?;
@@ -135,8 +142,15 @@ impl SqliteStore {
         let hints = Hints::default();
         hints.publish_config(config_log::head(&main).map_err(|fault| MAIN.open_error(dir, fault))?);
         let start = |schema: &'static schema::Schema, connection| {
-            Writer::start(schema, dir, id, connection, Arc::clone(&lock))
-                .map_err(|fault| schema.open_error(dir, fault))
+            Writer::start(
+                schema,
+                dir,
+                id,
+                connection,
+                Arc::clone(on_connect),
+                Arc::clone(&lock),
+            )
+            .map_err(|fault| schema.open_error(dir, fault))
         };
         Ok(Arc::new(Self {
             install,
@@ -165,6 +179,6 @@ impl Store for SqliteStore {
 }
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 #[cfg(test)]
 mod tests;

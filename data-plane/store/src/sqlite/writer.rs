@@ -40,6 +40,9 @@ pub(super) enum Atomicity {
     Savepoint,
 }
 
+/// What is done to each connection before it is used.
+pub(super) type OnConnect = Arc<dyn Fn(&Connection) -> rusqlite::Result<()> + Send + Sync>;
+
 /// Gives work to the thread. Dropping it ends the thread, after what was given to it before.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -54,6 +57,7 @@ impl Writer {
         dir: &Path,
         install: InstallId,
         connection: Connection,
+        on_connect: OnConnect,
         lock: Arc<DirectoryLock>,
     ) -> Result<Self, Fault> {
         let (jobs, waiting) = mpsc::channel(limits::WRITER_QUEUE_MAX);
@@ -64,6 +68,7 @@ impl Writer {
             guards: Vec::new(),
             connection: None,
             wal_pages: Arc::default(),
+            on_connect,
             _lock: lock,
         };
         thread.adopt(connection)?;
@@ -188,6 +193,7 @@ struct WriterThread {
     guards: Vec<FileGuard>,
     /// Pages in the WAL after the last commit.
     wal_pages: Arc<AtomicI32>,
+    on_connect: OnConnect,
     _lock: Arc<DirectoryLock>,
 }
 
@@ -232,6 +238,7 @@ impl WriterThread {
     fn adopt(&mut self, mut connection: Connection) -> Result<(), Fault> {
         // Makes the WAL, so that it can be guarded.
         connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
+        (self.on_connect)(&connection)?;
         let wal = PathBuf::from(format!("{}-wal", self.path.display()));
         let mut guards = vec![FileGuard::of(&self.path)?];
         // A file system that cannot be written to has none; then nothing is committed either.
