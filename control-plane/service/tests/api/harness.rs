@@ -7,14 +7,13 @@ use hyper_util::rt::TokioIo;
 use qrelay_control::{AdminKey, Config, Deps, Rates, Server};
 use qrelay_proto::v1::{
     code_service_client::CodeServiceClient, endpoint_service_client::EndpointServiceClient,
-    tenant_service_client::TenantServiceClient,
 };
 use qrelay_store::{
     clock::{SharedClock, SystemClock},
     seal::{MasterKeys, Sealer},
     sqlite::{Options, SqliteStore},
     store::SharedStore,
-    target::{ScriptedResolver, TargetPolicy, Targets},
+    target::{ResolveError, ScriptedResolver, TargetPolicy, Targets},
 };
 use rustls::ServerConfig;
 use secrecy::SecretString;
@@ -52,7 +51,7 @@ pub(crate) struct Api {
     pub(crate) store: SharedStore,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
-    _dir: tempfile::TempDir,
+    pub(crate) dir: Arc<tempfile::TempDir>,
 }
 
 impl Drop for Api {
@@ -131,11 +130,16 @@ impl Api {
             clock: Arc::clone(&setup.clock),
         };
         let store: SharedStore = SqliteStore::open(dir.path(), &options).unwrap();
-        let keys = MasterKeys::create(&dir.path().join("master.key")).unwrap();
+        Self::serve(setup, store, Arc::new(dir)).await
+    }
+
+    async fn serve(setup: Setup, store: SharedStore, dir: Arc<tempfile::TempDir>) -> Self {
+        let (keys, _) = MasterKeys::load_or_create(&dir.path().join("master.key")).unwrap();
         let resolver = ScriptedResolver::default()
             .with("hooks.example.com", Ok(vec!["93.184.216.34".parse().unwrap()]))
             .with("other.example.com", Ok(vec!["93.184.216.34".parse().unwrap()]))
-            .with("inside.example.com", Ok(vec!["10.0.0.7".parse().unwrap()]));
+            .with("inside.example.com", Ok(vec!["10.0.0.7".parse().unwrap()]))
+            .with("down.example.com", Err(ResolveError::Timeout));
         let deps = Deps {
             store: Arc::clone(&store),
             clock: setup.clock,
@@ -159,8 +163,13 @@ impl Api {
             store,
             stop,
             tasks,
-            _dir: dir,
+            dir,
         }
+    }
+
+    /// A second control plane on the same store.
+    pub(crate) async fn again(&self) -> Self {
+        Self::serve(Setup::default(), Arc::clone(&self.store), Arc::clone(&self.dir)).await
     }
 
     pub(crate) async fn channel(&self) -> Channel {
@@ -169,10 +178,6 @@ impl Api {
             .connect()
             .await
             .unwrap()
-    }
-
-    pub(crate) async fn tenants(&self, key: &str) -> TenantServiceClient<Client> {
-        TenantServiceClient::with_interceptor(self.channel().await, with(key))
     }
 
     pub(crate) async fn codes(&self, key: &str) -> CodeServiceClient<Client> {
@@ -224,6 +229,23 @@ impl Api {
             headers: head.headers,
             body,
         }
+    }
+
+    /// The status of a stream of server-sent events, which is then left.
+    pub(crate) async fn status_of_stream(&self, path: &str, key: &str) -> u16 {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        TaskTracker::new().spawn(connection);
+        let request = http::Request::get(path).header("host", "api.example");
+        let request = if key.is_empty() {
+            request
+        } else {
+            request.header("authorization", format!("Bearer {key}"))
+        };
+        let request = request.body(Full::new(bytes::Bytes::new())).unwrap();
+        sender.send_request(request).await.unwrap().status().as_u16()
     }
 
     pub(crate) async fn get(&self, key: &str, path: &str) -> Answer {

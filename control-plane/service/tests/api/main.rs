@@ -1,5 +1,10 @@
 //! The control plane over real connections: gRPC and REST on port 0, on the embedded store.
 
+mod access;
 mod codes;
+mod endpoints;
 mod harness;
+mod keys;
+mod raw_grpc;
+mod server;
 mod tenants;

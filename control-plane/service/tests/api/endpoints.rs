@@ -1,0 +1,552 @@
+//! Endpoints: what may be written, where a URL may lead, secrets, findings of the owner, tests, deliveries.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use qrelay_store::{
+    Timestamp,
+    checkpoint::{Backlog, BacklogReason, EndpointHealth, HealthState, RowKey},
+    event::EventType,
+    id::{EndpointId, EventAddress, OwnerId, PartitionId},
+    model::Endpoint,
+    seal::{MasterKeys, Purpose, Sealer},
+    store::{AttemptRow, Cas, CheckpointDelta, CommandKind, CommandResult, DeliveryStatus, Fence, Lease},
+};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+use crate::harness::{ADMIN, Api, endpoint};
+
+#[tokio::test]
+async fn an_endpoint_is_created_read_changed_and_deleted() {
+    let api = Api::start().await;
+    let (tenant, key) = api.tenant_and_key().await;
+    let made = api.post(&key, "/v1/endpoints", endpoint()).await.ok();
+    let secret = made.text("secret");
+    assert!(secret.starts_with("whsec_"), "{secret}");
+    assert_eq!(made.body["status"], "active");
+    assert_eq!(made.body["max_concurrency"], 16);
+    assert_eq!(made.body["consecutive_failures"], 0);
+    assert_eq!(made.body["tenant_id"], tenant);
+    let schedule = [
+        "0s", "60s", "300s", "1800s", "7200s", "14400s", "14400s", "14400s", "14400s", "14400s",
+    ];
+    assert_eq!(made.body["retry_schedule"], json!(schedule));
+    assert!(made.body.get("backlog").is_none(), "nothing waits: {made:?}");
+    let path = format!("/v1/endpoints/{}", made.text("id"));
+    let read = api.get(&key, &path).await.ok();
+    let mut without_secret = made.body.clone();
+    without_secret.as_object_mut().unwrap().remove("secret");
+    assert_eq!(read.body, without_secret, "a secret is shown once");
+    let changes = json!({
+        "description": "orders", "events": ["scan.*", "code.created"], "retry_schedule": ["0s", "1.500s"],
+        "max_concurrency": 3, "status": "paused", "url": "https://other.example.com/x",
+    });
+    let changed = api.patch(&key, &path, changes.clone()).await.ok();
+    for (field, value) in changes.as_object().unwrap() {
+        assert_eq!(&changed.body[field], value, "{field}");
+    }
+    assert_ne!(changed.body["etag"], made.body["etag"]);
+    let listed = api.get(&key, "/v1/endpoints").await.ok();
+    assert_eq!(
+        listed.body,
+        json!({"endpoints": [changed.body], "next_page_token": ""})
+    );
+    let stale = api
+        .delete(&key, &format!("{path}?etag={}", made.text("etag")))
+        .await;
+    assert_eq!(stale.status, 409);
+    assert_eq!(api.delete(&key, &path).await.ok().body, json!({}));
+    assert_eq!(api.delete(&key, &path).await.ok().body, json!({}));
+    assert_eq!(api.get(&key, &path).await.status, 404);
+    assert_eq!(
+        api.patch(&key, &path, json!({"status": "active"})).await.status,
+        404
+    );
+    assert_eq!(
+        api.get(&key, "/v1/endpoints").await.ok().body["endpoints"],
+        json!([])
+    );
+    assert_eq!(
+        api.get(&key, &format!("{path}/deliveries")).await.ok().body["deliveries"],
+        json!([])
+    );
+}
+
+#[tokio::test]
+async fn wrong_fields_are_all_named() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let with = |field: &str, value: Value| {
+        let mut endpoint = endpoint();
+        endpoint[field] = value;
+        endpoint
+    };
+    for (body, fields) in [
+        (json!({}), vec!["events", "url"]),
+        (with("events", json!([])), vec!["events"]),
+        (
+            with("events", json!(["*", "scan", "nope.*"])),
+            vec!["events[1]", "events[2]"],
+        ),
+        (with("status", json!("degraded")), vec!["status"]),
+        (with("status", json!("disabled")), vec!["status"]),
+        (
+            with("retry_schedule", json!(["0s", "0.5s"])),
+            vec!["retry_schedule[1]"],
+        ),
+        (
+            with("retry_schedule", json!(["86401s"])),
+            vec!["retry_schedule[0]"],
+        ),
+        (
+            with("retry_schedule", json!(vec!["1s"; 21])),
+            vec!["retry_schedule"],
+        ),
+        (with("max_concurrency", json!(257)), vec!["max_concurrency"]),
+        (with("max_concurrency", json!(-1)), vec!["max_concurrency"]),
+        (with("description", json!("x".repeat(501))), vec!["description"]),
+        (with("secret", json!("")), vec!["secret"]),
+        (with("secret", json!("whsec_c2hvcnQ=")), vec!["secret"]),
+        (with("secret", json!("not-a-secret")), vec!["secret"]),
+    ] {
+        let answer = api.post(&key, "/v1/endpoints", body.clone()).await;
+        let found: BTreeSet<_> = answer.fields().into_iter().collect();
+        let expected: BTreeSet<_> = fields.into_iter().map(str::to_owned).collect();
+        assert_eq!((answer.status, found), (400, expected), "{body}: {answer:?}");
+        assert!(
+            !answer.body.to_string().contains("c2hvcnQ"),
+            "a given secret is never repeated"
+        );
+    }
+    assert_eq!(
+        api.get(&key, "/v1/endpoints").await.ok().body["endpoints"],
+        json!([])
+    );
+}
+
+#[tokio::test]
+async fn a_url_that_does_not_lead_to_a_public_server_is_refused_at_create_and_change() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let path = format!(
+        "/v1/endpoints/{}",
+        api.post(&key, "/v1/endpoints", endpoint()).await.ok().text("id")
+    );
+    for url in [
+        "http://hooks.example.com/",
+        "https://127.0.0.1/",
+        "https://[::1]/",
+        "https://169.254.169.254/latest/meta-data",
+        "https://inside.example.com/",
+        "https://unknown.example.com/",
+        "https://hooks.example.com:22/",
+        "https://user:pass@hooks.example.com/",
+        "ftp://hooks.example.com/",
+        "nonsense",
+    ] {
+        let body = json!({"url": url, "events": ["*"]});
+        let created = api.post(&key, "/v1/endpoints", body).await;
+        assert_eq!(
+            (created.status, created.fields()),
+            (400, vec!["url".to_owned()]),
+            "{url}: {created:?}"
+        );
+        assert!(
+            !created.body.to_string().contains("10.0.0.7"),
+            "our network stays untold"
+        );
+        assert_eq!(
+            api.patch(&key, &path, json!({"url": url})).await.fields(),
+            ["url"],
+            "{url}"
+        );
+    }
+    let body = json!({"url": "https://down.example.com/", "events": ["*"]});
+    let unknown = api.post(&key, "/v1/endpoints", body).await;
+    assert_eq!(
+        unknown.status, 503,
+        "nobody knows whether it is good: {unknown:?}"
+    );
+    assert!(unknown.headers.contains_key("retry-after"));
+    assert_eq!(
+        api.get(&key, &path).await.ok().text("url"),
+        "https://hooks.example.com/in"
+    );
+}
+
+#[tokio::test]
+async fn secrets_are_sealed_for_their_row_and_shown_only_by_the_call_that_made_them() {
+    let api = Api::start().await;
+    let (tenant, key) = api.tenant_and_key().await;
+    let own = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let mut body = endpoint();
+    body["secret"] = json!(own);
+    let made = api
+        .post(&key, "/v1/endpoints?request_id=r", body.clone())
+        .await
+        .ok();
+    assert_eq!(made.text("secret"), own);
+    let replayed = api.post(&key, "/v1/endpoints?request_id=r", body).await.ok();
+    assert_eq!(replayed.body["id"], made.body["id"]);
+    assert!(replayed.body.get("secret").is_none(), "{replayed:?}");
+    let id: EndpointId = made.text("id").parse().unwrap();
+    let (keys, created) = MasterKeys::load_or_create(&api.dir.path().join("master.key")).unwrap();
+    assert!(!created);
+    let sealer = Sealer::new(Arc::new(keys));
+    let stored = api.store.secrets(id).await.unwrap();
+    assert_eq!(stored.len(), 1);
+    let opened = sealer
+        .open(
+            Purpose::SigningSecret,
+            tenant.parse().unwrap(),
+            id,
+            stored[0].id,
+            &stored[0].sealed,
+        )
+        .unwrap();
+    assert_eq!(opened.expose_secret(), b"0123456789abcdef0123456789abcdef");
+    sealer.check(&*api.store).await.unwrap();
+    let path = format!("/v1/endpoints/{id}");
+    let rotated = api.post(&key, &format!("{path}/rotate"), json!({})).await.ok();
+    assert!(rotated.text("secret").starts_with("whsec_") && rotated.text("secret") != own);
+    assert_ne!(rotated.body["etag"], made.body["etag"]);
+    let after = api.store.secrets(id).await.unwrap();
+    assert_eq!(after.len(), 1, "the old one ends at once");
+    assert_ne!(after[0].id, stored[0].id);
+    let mine = api
+        .post(&key, &format!("{path}/rotate"), json!({"secret": own}))
+        .await
+        .ok();
+    assert_eq!(mine.text("secret"), own);
+    assert_eq!(
+        api.post(&key, &format!("{path}/rotate"), json!({"secret": "x"}))
+            .await
+            .fields(),
+        ["secret"]
+    );
+    assert_eq!(api.patch(&key, &path, json!({"secret": own})).await.status, 400);
+    assert!(api.get(&key, &path).await.ok().body.get("secret").is_none());
+    assert!(
+        !api.get(&key, "/v1/endpoints")
+            .await
+            .ok()
+            .body
+            .to_string()
+            .contains("whsec_")
+    );
+    api.delete(&key, &path).await.ok();
+    assert_eq!(
+        api.store.secrets(id).await.unwrap(),
+        [],
+        "a deleted endpoint keeps no secret"
+    );
+}
+
+/// Saves an endpoint's health as the owner of its home would.
+async fn found(api: &Api, endpoint: &Endpoint, health: &EndpointHealth) {
+    let store = &api.store;
+    let fence = match store.lease(endpoint.home).await.unwrap() {
+        Some(lease) => lease.fence,
+        None => {
+            let fence = Fence { epoch: 1, beat: 0 };
+            let lease = Lease {
+                fence,
+                owner: Some(OwnerId::random()),
+                addr: String::new(),
+            };
+            assert_eq!(
+                store.claim(endpoint.home, None, &lease).await.unwrap(),
+                Cas::Applied
+            );
+            fence
+        }
+    };
+    let mut delta = CheckpointDelta::default();
+    delta.rows.insert(
+        RowKey::health(endpoint.id),
+        Some(serde_json::to_string(health).unwrap()),
+    );
+    assert_eq!(
+        store
+            .save(endpoint.home, fence, fence.beat + 1, &delta)
+            .await
+            .unwrap(),
+        Cas::Applied
+    );
+}
+
+#[tokio::test]
+async fn what_the_owner_found_is_shown_until_the_endpoint_is_set_active() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let id = api.post(&key, "/v1/endpoints", endpoint()).await.ok().text("id");
+    let path = format!("/v1/endpoints/{id}");
+    let row = api.store.endpoint(id.parse().unwrap()).await.unwrap().unwrap();
+    let at = Timestamp::from_millis(1_800_000_000_000);
+    let backlog = Backlog {
+        events: 7,
+        oldest_at: Some(at),
+        reason: BacklogReason::Retrying,
+        next_send_at: Some(at),
+    };
+    let health = EndpointHealth {
+        state: HealthState::Degraded,
+        consecutive_failures: 5,
+        backlog: Some(backlog),
+        ..EndpointHealth::default()
+    };
+    found(&api, &row, &health).await;
+    let shown = api.get(&key, &path).await.ok();
+    assert_eq!(
+        (
+            shown.body["status"].as_str(),
+            shown.body["consecutive_failures"].as_i64()
+        ),
+        (Some("degraded"), Some(5))
+    );
+    let expected = json!({
+        "events": 7, "oldest_at": "2027-01-15T08:00:00.000Z", "reason": "retrying",
+        "next_send_at": "2027-01-15T08:00:00.000Z",
+    });
+    assert_eq!(shown.body["backlog"], expected);
+    assert_eq!(
+        api.patch(&key, &path, json!({"status": "disabled"}))
+            .await
+            .fields(),
+        ["status"]
+    );
+    assert_eq!(
+        api.patch(&key, &path, json!({"status": "paused"}))
+            .await
+            .ok()
+            .body["status"],
+        "paused"
+    );
+    let active = api.patch(&key, &path, json!({"status": "active"})).await.ok();
+    assert_eq!(
+        active.body["status"], "active",
+        "what was found before counts no more"
+    );
+    let row = api.store.endpoint(id.parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(row.enabled_epoch, 1);
+    let again = EndpointHealth {
+        state: HealthState::Disabled,
+        enabled_epoch: 1,
+        ..health
+    };
+    found(&api, &row, &again).await;
+    assert_eq!(api.get(&key, &path).await.ok().body["status"], "disabled");
+    assert_eq!(
+        api.get(&key, "/v1/endpoints").await.ok().body["endpoints"][0]["status"],
+        "disabled"
+    );
+    api.patch(&key, &path, json!({"description": "x"})).await.ok();
+    assert_eq!(
+        api.get(&key, &path).await.ok().body["status"],
+        "disabled",
+        "another change enables nothing"
+    );
+}
+
+fn attempt(endpoint: &Endpoint, first_ms: i64, number: u32, status: DeliveryStatus) -> AttemptRow {
+    let first_at = Timestamp::from_millis(first_ms);
+    let failed = status != DeliveryStatus::Succeeded;
+    AttemptRow {
+        endpoint: endpoint.id,
+        first_at,
+        event: EventAddress {
+            index: u16::try_from(first_ms % 60_000).unwrap(),
+            ..EventAddress::test()
+        },
+        event_type: EventType::ScanCreated,
+        number,
+        started_at: Timestamp::from_millis(first_ms + i64::from(number) * 60_000),
+        duration_ms: 31,
+        status,
+        response_status: if failed { Some(500) } else { Some(200) },
+        error_class: if failed { "http".into() } else { String::new() },
+        fault: String::new(),
+        error: if failed {
+            "answered 500".into()
+        } else {
+            String::new()
+        },
+        next_attempt_at: None,
+        detail: json!({}),
+        response_body: bytes::Bytes::from_static(b"\xffoops"),
+    }
+}
+
+#[tokio::test]
+async fn deliveries_are_listed_newest_first_in_pages_and_read_with_their_attempts() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let id = api.post(&key, "/v1/endpoints", endpoint()).await.ok().text("id");
+    let row = api.store.endpoint(id.parse().unwrap()).await.unwrap().unwrap();
+    let mut rows = Vec::new();
+    for at in 0..5 {
+        let first = attempt(&row, 1_800_000_000_000 + at, 1, DeliveryStatus::Retrying);
+        let second = AttemptRow {
+            number: 2,
+            status: DeliveryStatus::Succeeded,
+            response_status: Some(204),
+            error: String::new(),
+            ..first.clone()
+        };
+        rows.extend([first, second]);
+    }
+    api.store.record_attempts(rows).await.unwrap();
+    let (mut seen, mut token) = (Vec::new(), String::new());
+    loop {
+        let page = api
+            .get(
+                &key,
+                &format!("/v1/endpoints/{id}/deliveries?page_size=2&page_token={token}"),
+            )
+            .await
+            .ok();
+        seen.extend(page.body["deliveries"].as_array().unwrap().iter().cloned());
+        token = page.text("next_page_token");
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 5);
+    let times: Vec<_> = seen
+        .iter()
+        .map(|row| row["created_at"].as_str().unwrap())
+        .collect();
+    assert!(times.is_sorted_by(|a, b| a > b), "{times:?}");
+    let first = &seen[0];
+    assert_eq!(
+        (first["status"].as_str(), first["attempts"].as_i64()),
+        (Some("succeeded"), Some(2))
+    );
+    assert_eq!(
+        (first["response_status"].as_i64(), first["error"].as_str()),
+        (Some(204), Some(""))
+    );
+    assert!(first["event_id"].as_str().unwrap().starts_with("evt_"));
+    let delivery = first["id"].as_str().unwrap();
+    let read = api.get(&key, &format!("/v1/deliveries/{delivery}")).await.ok();
+    let log = read.body["attempt_log"].as_array().unwrap();
+    assert_eq!(
+        log.iter()
+            .map(|row| row["number"].as_i64().unwrap())
+            .collect::<Vec<_>>(),
+        [1, 2]
+    );
+    assert_eq!(
+        (log[0]["error_class"].as_str(), log[0]["response_body"].as_str()),
+        (Some("http"), Some("\u{fffd}oops"))
+    );
+    let (_, other) = api.tenant_and_key().await;
+    assert_eq!(
+        api.get(&other, &format!("/v1/deliveries/{delivery}"))
+            .await
+            .status,
+        404
+    );
+    for nonsense in ["dlv_", "x", &delivery.replace("dlv_", "dlv_0")] {
+        assert_eq!(
+            api.get(&key, &format!("/v1/deliveries/{nonsense}")).await.status,
+            404,
+            "{nonsense}"
+        );
+    }
+}
+
+/// Plays the owner for one test: the first command of any partition gets this result.
+async fn finish_one(api: &Api, result: impl Fn(EndpointId) -> CommandResult) {
+    loop {
+        for partition in (0..4).map(PartitionId::new) {
+            let pending = api.store.pending_commands(partition, 1).await.unwrap();
+            let Some(command) = pending.first() else { continue };
+            let CommandKind::Test { endpoint } = command.kind;
+            api.store
+                .finish_command(partition, command.id, &result(endpoint))
+                .await
+                .unwrap();
+            api.store.hints().partition(partition).publish_command();
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_test_is_carried_out_by_the_owner_and_answers_what_came_of_it() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let id = api.post(&key, "/v1/endpoints", endpoint()).await.ok().text("id");
+    let row = api.store.endpoint(id.parse().unwrap()).await.unwrap().unwrap();
+    let path = format!("/v1/endpoints/{id}/test");
+    let failed = attempt(&row, 1_800_000_000_000, 1, DeliveryStatus::GivenUp);
+    let owner = finish_one(&api, |_| CommandResult::Attempt(Box::new(failed.clone())));
+    let (answer, ()) = tokio::join!(api.post(&key, &path, json!({})), owner);
+    let answer = answer.ok();
+    assert_eq!(
+        (
+            answer.body["status"].as_str(),
+            answer.body["response_status"].as_i64()
+        ),
+        (Some("given_up"), Some(500))
+    );
+    assert_eq!(
+        (answer.body["duration_ms"].as_i64(), answer.body["error"].as_str()),
+        (Some(31), Some("answered 500"))
+    );
+    assert!(answer.text("id").starts_with("dlv_"));
+    let owner = finish_one(&api, |_| CommandResult::Refused {
+        reason: "the endpoint was deleted".into(),
+    });
+    let (answer, ()) = tokio::join!(api.rest(&key, "POST", &path, None), owner);
+    assert_eq!(
+        (answer.status, answer.body["error"]["status"].as_str()),
+        (400, Some("FAILED_PRECONDITION"))
+    );
+    let (_, other) = api.tenant_and_key().await;
+    assert_eq!(api.post(&other, &path, json!({})).await.status, 404);
+    let (tenant, _) = api.tenant_and_key().await;
+    assert_eq!(
+        api.post(ADMIN, &path, json!({"tenant_id": tenant})).await.status,
+        404
+    );
+}
+
+#[tokio::test]
+async fn a_test_that_nobody_carries_out_ends_in_504() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let id = api.post(&key, "/v1/endpoints", endpoint()).await.ok().text("id");
+    let answer = api
+        .post(&key, &format!("/v1/endpoints/{id}/test"), json!({}))
+        .await;
+    assert_eq!(
+        (answer.status, answer.body["error"]["status"].as_str()),
+        (504, Some("DEADLINE_EXCEEDED"))
+    );
+}
+
+#[tokio::test]
+async fn a_tenant_has_at_most_100_endpoints_and_the_limit_is_named() {
+    let api = Api::start().await;
+    let (tenant, key) = api.tenant_and_key().await;
+    for _ in 0..100 {
+        api.post(&key, "/v1/endpoints", endpoint()).await.ok();
+    }
+    let refused = api.post(&key, "/v1/endpoints", endpoint()).await;
+    assert_eq!(
+        (refused.status, refused.body["error"]["status"].as_str()),
+        (429, Some("RESOURCE_EXHAUSTED"))
+    );
+    let details = refused.body["error"]["details"].to_string();
+    assert!(
+        details.contains("ENDPOINTS_LIMIT_REACHED") && details.contains(&tenant),
+        "{details}"
+    );
+    let one = api.get(&key, "/v1/endpoints?page_size=1").await.ok();
+    let id = one.body["endpoints"][0]["id"].as_str().unwrap().to_owned();
+    api.delete(&key, &format!("/v1/endpoints/{id}")).await.ok();
+    api.post(&key, "/v1/endpoints", endpoint()).await.ok();
+}
