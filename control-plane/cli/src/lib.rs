@@ -8,6 +8,7 @@
 
 mod api_error;
 mod command_line;
+mod demo;
 mod escape;
 mod failure;
 mod operator;
@@ -15,6 +16,7 @@ mod output;
 mod qr;
 mod session;
 mod shape;
+pub mod up;
 
 use std::{
     ffi::OsString,
@@ -51,6 +53,8 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
         Command::Completions { shell } => {
             completions(shell)?;
         }
+        Command::Demo(args) => return demo::run(&args),
+        Command::Up(flags) => return up::run(&flags),
         Command::Tenant(args) => block_on(operator::tenant::run(args))?,
         Command::Key(args) => block_on(operator::key::run(args))?,
         Command::Code(args) => block_on(operator::code::run(args))?,

@@ -5,7 +5,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use serde_json::Value;
 
 use crate::{escape::printable, shape};
@@ -168,6 +168,10 @@ fn list(rows: &[Value], columns: &[Column], width: u16) -> String {
     table.set_header(columns.iter().map(|(title, _)| *title));
     for row in rows {
         table.add_row(columns.iter().map(|(_, path)| cell(field(row, path))));
+    }
+    // The first column is an id, which people copy: never broken.
+    if let Some(ids) = table.column_mut(0) {
+        ids.set_constraint(ColumnConstraint::ContentWidth);
     }
     table.trim_fmt()
 }

@@ -34,34 +34,9 @@ pub(crate) struct Args {
 #[derive(Subcommand, Debug)]
 enum Action {
     /// Create a code
-    Create {
-        /// Where a scan leads
-        destination_url: String,
-        /// What is printed, [A-Za-z0-9_-]{1,64}; made if not given
-        #[arg(long, default_value = "", hide_default_value = true)]
-        short_id: String,
-        #[command(flatten)]
-        fields: Fields,
-        #[command(flatten)]
-        request: RequestArgs,
-    },
+    Create(Box<Create>),
     /// List codes, newest first
-    List {
-        /// Only the code with this short id
-        #[arg(long, default_value = "", hide_default_value = true)]
-        short_id: String,
-        /// Only codes with this tag
-        #[arg(long, default_value = "", hide_default_value = true)]
-        tag: String,
-        /// Only codes of this campaign
-        #[arg(long, default_value = "", hide_default_value = true)]
-        campaign_id: String,
-        /// Only codes with this external id
-        #[arg(long, default_value = "", hide_default_value = true)]
-        external_id: String,
-        #[command(flatten)]
-        page: PageArgs,
-    },
+    List(List),
     /// Show one code
     Get {
         /// The code's id
@@ -73,20 +48,7 @@ enum Action {
         id: String,
     },
     /// Change a code; every edge knows within a second
-    Update {
-        /// The code's id
-        id: String,
-        /// Where a scan leads
-        #[arg(long)]
-        destination_url: Option<String>,
-        #[command(flatten)]
-        fields: Fields,
-        /// Take all tags away
-        #[arg(long, conflicts_with = "tag")]
-        no_tags: bool,
-        #[command(flatten)]
-        etag: EtagArgs,
-    },
+    Update(Box<Update>),
     /// Delete a code: it answers 410 for good
     Delete {
         /// The code's id
@@ -94,6 +56,104 @@ enum Action {
         #[command(flatten)]
         etag: EtagArgs,
     },
+}
+
+#[derive(clap::Args, Debug)]
+struct Create {
+    /// Where a scan leads
+    destination_url: String,
+    /// What is printed, [A-Za-z0-9_-]{1,64}; made if not given
+    #[arg(long, default_value = "", hide_default_value = true)]
+    short_id: String,
+    #[command(flatten)]
+    fields: Fields,
+    #[command(flatten)]
+    request: RequestArgs,
+}
+
+#[derive(clap::Args, Debug)]
+struct List {
+    /// Only the code with this short id
+    #[arg(long, default_value = "", hide_default_value = true)]
+    short_id: String,
+    /// Only codes with this tag
+    #[arg(long, default_value = "", hide_default_value = true)]
+    tag: String,
+    /// Only codes of this campaign
+    #[arg(long, default_value = "", hide_default_value = true)]
+    campaign_id: String,
+    /// Only codes with this external id
+    #[arg(long, default_value = "", hide_default_value = true)]
+    external_id: String,
+    #[command(flatten)]
+    page: PageArgs,
+}
+
+#[derive(clap::Args, Debug)]
+struct Update {
+    /// The code's id
+    id: String,
+    /// Where a scan leads
+    #[arg(long)]
+    destination_url: Option<String>,
+    #[command(flatten)]
+    fields: Fields,
+    /// Take all tags away
+    #[arg(long, conflicts_with = "tag")]
+    no_tags: bool,
+    #[command(flatten)]
+    etag: EtagArgs,
+}
+
+impl Create {
+    fn into_request(mut self, tenant_id: String) -> v1::CreateCodeRequest {
+        let tags = self.fields.given_tags();
+        let (code, _) = self.fields.into_code(Some(self.destination_url), tags);
+        let code = Some(v1::Code {
+            short_id: self.short_id,
+            ..code
+        });
+        v1::CreateCodeRequest {
+            code,
+            request_id: self.request.request_id,
+            tenant_id,
+        }
+    }
+}
+
+impl List {
+    fn into_request(self, tenant_id: String) -> v1::ListCodesRequest {
+        v1::ListCodesRequest {
+            page_size: self.page.page_size,
+            page_token: self.page.page_token,
+            tenant_id,
+            short_id: self.short_id,
+            tag: self.tag,
+            campaign_id: self.campaign_id,
+            external_id: self.external_id,
+        }
+    }
+}
+
+impl Update {
+    fn into_request(mut self, tenant_id: String) -> Result<v1::UpdateCodeRequest, Failure> {
+        let tags = if self.no_tags {
+            Some(Vec::new())
+        } else {
+            self.fields.given_tags()
+        };
+        let (code, mask) = self.fields.into_code(self.destination_url, tags);
+        let code = Some(v1::Code {
+            etag: self.etag.etag,
+            ..code
+        });
+        Ok(v1::UpdateCodeRequest {
+            id: self.id,
+            code,
+            update_mask: Some(mask.finish()?),
+            tenant_id,
+        })
+    }
 }
 
 #[derive(clap::Args, Debug, Default)]
@@ -174,39 +234,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 async fn act(action: Action, tenant_id: String, session: &Session, out: &mut Output) -> Result<(), Failure> {
     let mut codes = session.codes();
     match action {
-        Action::Create {
-            destination_url,
-            short_id,
-            mut fields,
-            request,
-        } => {
-            let tags = fields.given_tags();
-            let (code, _) = fields.into_code(Some(destination_url), tags);
-            let code = Some(v1::Code { short_id, ..code });
-            let request = v1::CreateCodeRequest {
-                code,
-                request_id: request.request_id,
-                tenant_id,
-            };
+        Action::Create(create) => {
+            let request = create.into_request(tenant_id);
             out.one(codes.create_code(call(request)).await?.get_ref())?;
         }
-        Action::List {
-            short_id,
-            tag,
-            campaign_id,
-            external_id,
-            page,
-        } => {
-            let (page_size, page_token) = (page.page_size, page.page_token);
-            let request = v1::ListCodesRequest {
-                page_size,
-                page_token,
-                tenant_id,
-                short_id,
-                tag,
-                campaign_id,
-                external_id,
-            };
+        Action::List(list) => {
+            let request = list.into_request(tenant_id);
             out.page(codes.list_codes(call(request)).await?.get_ref(), &COLUMNS)?;
         }
         Action::Get { id } => {
@@ -224,29 +257,8 @@ async fn act(action: Action, tenant_id: String, session: &Session, out: &mut Out
                 .into_inner();
             show(&code, out)?;
         }
-        Action::Update {
-            id,
-            destination_url,
-            mut fields,
-            no_tags,
-            etag,
-        } => {
-            let tags = if no_tags {
-                Some(Vec::new())
-            } else {
-                fields.given_tags()
-            };
-            let (code, mask) = fields.into_code(destination_url, tags);
-            let code = Some(v1::Code {
-                etag: etag.etag,
-                ..code
-            });
-            let request = v1::UpdateCodeRequest {
-                id,
-                code,
-                update_mask: Some(mask.finish()?),
-                tenant_id,
-            };
+        Action::Update(update) => {
+            let request = update.into_request(tenant_id)?;
             out.one(codes.update_code(call(request)).await?.get_ref())?;
         }
         Action::Delete { id, etag } => {

@@ -35,20 +35,7 @@ pub(crate) struct Args {
 #[derive(Subcommand, Debug)]
 enum Action {
     /// Create an endpoint; its secret is shown only now
-    Create {
-        /// Where events are POSTed
-        url: String,
-        /// An event type (scan.created), a family (scan.*) or *; may be given several times
-        #[arg(long = "event", required = true, value_name = "EVENT")]
-        events: Vec<String>,
-        #[command(flatten)]
-        fields: Fields,
-        /// A file with a signing secret of your own, whsec_…; one is made if not given
-        #[arg(long, value_name = "FILE")]
-        secret_file: Option<PathBuf>,
-        #[command(flatten)]
-        request: RequestArgs,
-    },
+    Create(Box<Create>),
     /// List endpoints, newest first
     List {
         #[command(flatten)]
@@ -60,20 +47,7 @@ enum Action {
         id: String,
     },
     /// Change an endpoint
-    Update {
-        /// The endpoint's id
-        id: String,
-        /// Where events are POSTed
-        #[arg(long)]
-        url: Option<String>,
-        /// An event type, a family or *; may be given several times, and replaces all of them
-        #[arg(long = "event", value_name = "EVENT")]
-        events: Vec<String>,
-        #[command(flatten)]
-        fields: Fields,
-        #[command(flatten)]
-        etag: EtagArgs,
-    },
+    Update(Box<Update>),
     /// Delete an endpoint
     Delete {
         /// The endpoint's id
@@ -101,6 +75,69 @@ enum Action {
         #[command(flatten)]
         page: PageArgs,
     },
+}
+
+#[derive(clap::Args, Debug)]
+struct Create {
+    /// Where events are POSTed
+    url: String,
+    /// An event type (scan.created), a family (scan.*) or *; may be given several times
+    #[arg(long = "event", required = true, value_name = "EVENT")]
+    events: Vec<String>,
+    #[command(flatten)]
+    fields: Fields,
+    /// A file with a signing secret of your own, whsec_…; one is made if not given
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    #[command(flatten)]
+    request: RequestArgs,
+}
+
+#[derive(clap::Args, Debug)]
+struct Update {
+    /// The endpoint's id
+    id: String,
+    /// Where events are POSTed
+    #[arg(long)]
+    url: Option<String>,
+    /// An event type, a family or *; may be given several times, and replaces all of them
+    #[arg(long = "event", value_name = "EVENT")]
+    events: Vec<String>,
+    #[command(flatten)]
+    fields: Fields,
+    #[command(flatten)]
+    etag: EtagArgs,
+}
+
+impl Create {
+    fn into_request(self, tenant_id: String) -> Result<v1::CreateEndpointRequest, Failure> {
+        let (endpoint, _) = self.fields.into_endpoint(Some(self.url), self.events);
+        let endpoint = Some(v1::Endpoint {
+            secret: own_secret(self.secret_file.as_deref())?,
+            ..endpoint
+        });
+        Ok(v1::CreateEndpointRequest {
+            endpoint,
+            request_id: self.request.request_id,
+            tenant_id,
+        })
+    }
+}
+
+impl Update {
+    fn into_request(self, tenant_id: String) -> Result<v1::UpdateEndpointRequest, Failure> {
+        let (endpoint, mask) = self.fields.into_endpoint(self.url, self.events);
+        let endpoint = Some(v1::Endpoint {
+            etag: self.etag.etag,
+            ..endpoint
+        });
+        Ok(v1::UpdateEndpointRequest {
+            id: self.id,
+            endpoint,
+            update_mask: Some(mask.finish()?),
+            tenant_id,
+        })
+    }
 }
 
 #[derive(clap::Args, Debug, Default)]
@@ -152,32 +189,14 @@ impl Fields {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let mut out = args.connect.output();
     let session = Session::open(&args.connect).await?;
-    match args.action {
-        Action::Test { id } => test(id, args.tenant.tenant, &session, &mut out).await,
-        action => act(action, args.tenant.tenant, &session, &mut out).await,
-    }
+    act(args.action, args.tenant.tenant, &session, &mut out).await
 }
 
 async fn act(action: Action, tenant_id: String, session: &Session, out: &mut Output) -> Result<(), Failure> {
     let mut endpoints = session.endpoints();
     match action {
-        Action::Create {
-            url,
-            events,
-            fields,
-            secret_file,
-            request,
-        } => {
-            let (endpoint, _) = fields.into_endpoint(Some(url), events);
-            let endpoint = Some(v1::Endpoint {
-                secret: own_secret(secret_file.as_deref())?,
-                ..endpoint
-            });
-            let request = v1::CreateEndpointRequest {
-                endpoint,
-                request_id: request.request_id,
-                tenant_id,
-            };
+        Action::Create(create) => {
+            let request = create.into_request(tenant_id)?;
             show_once(endpoints.create_endpoint(call(request)).await?.into_inner(), out)?;
         }
         Action::List { page } => {
@@ -197,24 +216,8 @@ async fn act(action: Action, tenant_id: String, session: &Session, out: &mut Out
                     .get_ref(),
             )?;
         }
-        Action::Update {
-            id,
-            url,
-            events,
-            fields,
-            etag,
-        } => {
-            let (endpoint, mask) = fields.into_endpoint(url, events);
-            let endpoint = Some(v1::Endpoint {
-                etag: etag.etag,
-                ..endpoint
-            });
-            let request = v1::UpdateEndpointRequest {
-                id,
-                endpoint,
-                update_mask: Some(mask.finish()?),
-                tenant_id,
-            };
+        Action::Update(update) => {
+            let request = update.into_request(tenant_id)?;
             out.one(endpoints.update_endpoint(call(request)).await?.get_ref())?;
         }
         Action::Delete { id, etag } => {

@@ -1,0 +1,192 @@
+//! Tests of the configuration, through clap as a caller meets it.
+
+use clap::Parser;
+
+use super::*;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+fn flags(arguments: &[&str]) -> Flags {
+    Line::try_parse_from(["up"].iter().chain(arguments))
+        .expect("clap takes every text")
+        .flags
+}
+
+fn refused(arguments: &[&str]) -> String {
+    let mut text = Vec::new();
+    let failure = Config::from_flags(&flags(arguments)).expect_err("refused");
+    assert_eq!(failure.exit, crate::failure::Exit::Usage);
+    failure.write(&mut text).unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn without_flags_everything_listens_on_loopback() {
+    let config = Config::from_flags(&flags(&[])).unwrap();
+    insta::assert_snapshot!(config.print("info"), @r"
+    QRELAY_DATA_DIR=qrelay-data
+    QRELAY_EDGE_LISTEN=127.0.0.1:8080
+    QRELAY_API_LISTEN=127.0.0.1:7070
+    QRELAY_OPS_LISTEN=127.0.0.1:9090
+    QRELAY_PUBLIC_URL=
+    QRELAY_MASTER_KEY_FILE=qrelay-data/master.key
+    QRELAY_ADMIN_KEY=
+    QRELAY_TRUSTED_PROXIES=
+    QRELAY_PROXY_PROTOCOL=false
+    QRELAY_GEOIP_DB=
+    QRELAY_RETENTION=30days
+    QRELAY_CA_BUNDLE=
+    QRELAY_API_TLS_CERT=
+    QRELAY_API_TLS_KEY=
+    QRELAY_DANGEROUS_ALLOW_TARGET=
+    QRELAY_DENY_TARGET=
+    QRELAY_DRAIN_DEADLINE=25s
+    QRELAY_LOG=info
+    ");
+}
+
+#[test]
+fn all_violations_are_reported_at_once() {
+    let text = refused(&[
+        "--data-dir=",
+        "--edge-listen=localhost:80",
+        "--api-listen=127.0.0.1",
+        "--public-url=https://qr.example/path",
+        "--trusted-proxies=10.0.0.0/8,ten",
+        "--proxy-protocol=maybe",
+        "--geoip-db=/nowhere/at/all.mmdb",
+        "--retention=30x",
+        "--api-tls-cert=/nowhere/cert.pem",
+        "--deny-target=10.0.0.0/33",
+        "--drain-deadline=0s",
+        "--log=qrelay=loud",
+    ]);
+    insta::assert_snapshot!(text, @r#"
+    error: the configuration has 13 errors
+      - --data-dir (QRELAY_DATA_DIR): is empty
+      - --edge-listen (QRELAY_EDGE_LISTEN): "localhost:80" is no address with a port, such as 127.0.0.1:8080 or [::]:8080
+      - --api-listen (QRELAY_API_LISTEN): "127.0.0.1" is no address with a port, such as 127.0.0.1:8080 or [::]:8080
+      - --public-url (QRELAY_PUBLIC_URL): "https://qr.example/path" must be http:// or https://, a host, and nothing after it
+      - --trusted-proxies (QRELAY_TRUSTED_PROXIES): "ten" is no network, such as 10.0.0.0/8 or ::1
+      - --proxy-protocol (QRELAY_PROXY_PROTOCOL): "maybe" is neither true nor false
+      - --geoip-db (QRELAY_GEOIP_DB): cannot read /nowhere/at/all.mmdb: No such file or directory (os error 2)
+      - --retention (QRELAY_RETENTION): "30x" is no duration, such as 30d or 12h
+      - --api-tls-cert (QRELAY_API_TLS_CERT): cannot read /nowhere/cert.pem: No such file or directory (os error 2)
+      - --api-tls-key (QRELAY_API_TLS_KEY): is missing: TLS needs both certificate and key
+      - --deny-target (QRELAY_DENY_TARGET): "10.0.0.0/33" is no network, such as 10.0.0.0/8 or ::1
+      - --drain-deadline (QRELAY_DRAIN_DEADLINE): "0s" is not between 1s and 10m
+      - --log (QRELAY_LOG): "qrelay=loud" is no filter: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5
+    hint: `qrelay up --help` explains each flag
+    "#);
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let config = Config::from_flags(&flags(&[
+        "--geoip-db=",
+        "--public-url= ",
+        "--trusted-proxies=",
+        "--proxy-protocol=",
+    ]));
+    let config = config.unwrap();
+    assert!(config.geoip_db.is_none() && config.public_url.is_none() && config.trusted_proxies.is_empty());
+    assert!(!config.proxy_protocol);
+}
+
+#[test]
+fn repeatable_flags_take_commas_too_and_a_bare_address_is_a_network_of_one() {
+    let config = Config::from_flags(&flags(&[
+        "--deny-target=10.0.0.0/8, 192.0.2.7",
+        "--deny-target=::1",
+    ]))
+    .unwrap();
+    let texts: Vec<_> = config.deny_target.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["10.0.0.0/8", "192.0.2.7/32", "::1/128"]);
+}
+
+#[test]
+fn proxy_protocol_is_a_switch_with_an_optional_value() {
+    let on = |arguments: &[&str]| Config::from_flags(&flags(arguments)).unwrap().proxy_protocol;
+    assert!(on(&["--proxy-protocol"]) && on(&["--proxy-protocol=true"]) && on(&["--proxy-protocol=1"]));
+    assert!(!on(&["--proxy-protocol=false"]) && !on(&[]));
+}
+
+#[test]
+fn two_listeners_share_no_port_unless_any_free_one_is_asked_for() {
+    assert!(refused(&["--edge-listen=127.0.0.1:7070"]).contains("is also --edge-listen"));
+    let free = [
+        "--edge-listen=127.0.0.1:0",
+        "--api-listen=127.0.0.1:0",
+        "--ops-listen=127.0.0.1:0",
+    ];
+    assert!(Config::from_flags(&flags(&free)).is_ok());
+}
+
+#[test]
+fn the_public_url_is_an_origin() {
+    for good in [
+        "https://qr.example",
+        "https://qr.example/",
+        "http://127.0.0.1:8080",
+    ] {
+        let config = Config::from_flags(&flags(&["--public-url", good])).unwrap();
+        assert_eq!(
+            config.public_url.as_ref().map(origin).as_deref(),
+            Some(good.trim_end_matches('/'))
+        );
+    }
+    for bad in [
+        "qr.example",
+        "ftp://qr.example",
+        "https://u:p@qr.example",
+        "https://qr.example/?a",
+        "https://",
+        "http:///",
+    ] {
+        assert!(
+            refused(&["--public-url", bad]).contains("QRELAY_PUBLIC_URL"),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
+fn the_printed_configuration_shows_no_secret() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "a-very-secret-admin-key-indeed\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let config = Config::from_flags(&flags(&["--admin-key-file", path])).unwrap();
+    assert_eq!(
+        config.admin_key.as_ref().unwrap().expose_secret(),
+        "a-very-secret-admin-key-indeed"
+    );
+    let printed = config.print("info");
+    assert!(
+        printed.contains("QRELAY_ADMIN_KEY=********\n") && !printed.contains("secret"),
+        "{printed}"
+    );
+    assert!(!format!("{config:?}").contains("very-secret"));
+}
+
+#[test]
+fn every_flag_has_the_variable_of_its_name() {
+    use clap::CommandFactory;
+    let mut seen = 0;
+    for argument in Line::command().get_arguments() {
+        let id = argument.get_id().as_str();
+        if matches!(id, "help" | "print_config") {
+            continue;
+        }
+        let variable = argument
+            .get_env()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        assert_eq!(variable, format!("QRELAY_{}", id.to_ascii_uppercase()));
+        seen += 1;
+    }
+    assert!(seen > 15);
+}

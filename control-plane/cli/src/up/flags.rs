@@ -1,0 +1,114 @@
+//! The flags of `qrelay up`, as they are written: texts. What they mean, and all that is wrong with them, is for
+//! [`super::config`] to say at once; clap would stop at the first.
+//!
+//! Every flag has an environment variable of the same name. A variable that is set but empty counts as not set:
+//! orchestrators write those.
+
+use clap::Args;
+use secrecy::SecretString;
+
+/// Flags of `qrelay up`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Flags {
+    /// Where everything is kept; one process at a time may use it
+    #[arg(
+        long,
+        env = "QRELAY_DATA_DIR",
+        default_value = "qrelay-data",
+        value_name = "DIR"
+    )]
+    pub(crate) data_dir: String,
+    /// Where scans come in
+    #[arg(
+        long,
+        env = "QRELAY_EDGE_LISTEN",
+        default_value = "127.0.0.1:8080",
+        value_name = "ADDRESS:PORT"
+    )]
+    pub(crate) edge_listen: String,
+    /// Where the API is, gRPC and REST
+    #[arg(
+        long,
+        env = "QRELAY_API_LISTEN",
+        default_value = "127.0.0.1:7070",
+        value_name = "ADDRESS:PORT"
+    )]
+    pub(crate) api_listen: String,
+    /// Where metrics and health are
+    #[arg(
+        long,
+        env = "QRELAY_OPS_LISTEN",
+        default_value = "127.0.0.1:9090",
+        value_name = "ADDRESS:PORT"
+    )]
+    pub(crate) ops_listen: String,
+    /// What short links begin with, as printed [default: http:// and the bound --edge-listen]
+    #[arg(long, env = "QRELAY_PUBLIC_URL", value_name = "URL")]
+    pub(crate) public_url: Option<String>,
+    /// The keys that seal stored secrets; made at the first start [default: master.key in the data directory]
+    #[arg(long, env = "QRELAY_MASTER_KEY_FILE", value_name = "FILE")]
+    pub(crate) master_key_file: Option<String>,
+    /// Refused on the command line: see `command_line::secret_in_arguments`.
+    #[arg(long, env = "QRELAY_ADMIN_KEY", hide_env_values = true, hide = true)]
+    pub(crate) admin_key: Option<SecretString>,
+    /// A file with the admin key, instead of QRELAY_ADMIN_KEY [default: made at the first start]
+    #[arg(long, env = "QRELAY_ADMIN_KEY_FILE", value_name = "FILE")]
+    pub(crate) admin_key_file: Option<String>,
+    /// Networks of proxies whose X-Forwarded-For is believed
+    #[arg(
+        long,
+        env = "QRELAY_TRUSTED_PROXIES",
+        value_delimiter = ',',
+        value_name = "CIDR"
+    )]
+    pub(crate) trusted_proxies: Vec<String>,
+    /// Every connection to the edge begins with a PROXY header
+    #[arg(long, env = "QRELAY_PROXY_PROTOCOL", num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true", value_name = "BOOL", hide_default_value = true)]
+    pub(crate) proxy_protocol: String,
+    /// A GeoIP database in MaxMind's format
+    #[arg(long, env = "QRELAY_GEOIP_DB", value_name = "FILE")]
+    pub(crate) geoip_db: Option<String>,
+    /// How long scans, deliveries and attempts are kept
+    #[arg(
+        long,
+        env = "QRELAY_RETENTION",
+        default_value = "30d",
+        value_name = "DURATION"
+    )]
+    pub(crate) retention: String,
+    /// A PEM file with authorities that receivers' certificates are checked against, beside the system's
+    #[arg(long, env = "QRELAY_CA_BUNDLE", value_name = "FILE")]
+    pub(crate) ca_bundle: Option<String>,
+    /// A PEM file with the API's certificate chain; needs --api-tls-key
+    #[arg(long, env = "QRELAY_API_TLS_CERT", value_name = "FILE")]
+    pub(crate) api_tls_cert: Option<String>,
+    /// A PEM file with the API's private key; needs --api-tls-cert
+    #[arg(long, env = "QRELAY_API_TLS_KEY", value_name = "FILE")]
+    pub(crate) api_tls_key: Option<String>,
+    /// Development only: a network that webhooks may go to although it is not public, over http too
+    #[arg(
+        long,
+        env = "QRELAY_DANGEROUS_ALLOW_TARGET",
+        value_delimiter = ',',
+        value_name = "CIDR"
+    )]
+    pub(crate) dangerous_allow_target: Vec<String>,
+    /// A network that webhooks must not go to, beside all that are not public
+    #[arg(long, env = "QRELAY_DENY_TARGET", value_delimiter = ',', value_name = "CIDR")]
+    pub(crate) deny_target: Vec<String>,
+    /// How long a stop may take
+    #[arg(
+        long,
+        env = "QRELAY_DRAIN_DEADLINE",
+        default_value = "25s",
+        value_name = "DURATION"
+    )]
+    pub(crate) drain_deadline: String,
+    /// What is logged: a level, or directives such as info,qrelay_edge=debug
+    #[arg(long, env = "QRELAY_LOG", default_value = "info", value_name = "FILTER")]
+    pub(crate) log: String,
+    /// Print the configuration, secrets masked, and do nothing else
+    #[arg(long)]
+    pub(crate) print_config: bool,
+}
