@@ -378,9 +378,12 @@ fn no_module_has_a_name_that_says_nothing() {
 fn no_function_is_called_get() {
     let mut found = Vec::new();
     for (path, text) in sources() {
-        let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-        let getters = lines.filter(|line| line.contains(concat!("fn ", "get_")));
-        found.extend(getters.map(|line| format!("{}: {}", path.display(), line.trim())));
+        // Only what has a visibility of its own: a trait of another crate names its methods as it likes.
+        let getters = text
+            .lines()
+            .map(str::trim_start)
+            .filter(|line| line.starts_with("pub") && line.contains(concat!("fn ", "get_")));
+        found.extend(getters.map(|line| format!("{}: {line}", path.display())));
     }
     assert!(
         found.is_empty(),
