@@ -56,8 +56,8 @@ impl Product {
             listeners::free_address()?,
         ];
         let key_file = folder.join("admin-key");
-        // The shape of a key: a name and 256 bits. It guards nothing but this run.
-        let admin_key = format!("qrk_{}_{}", "b".repeat(26), "a".repeat(52));
+        // Long enough to be taken for a key. It guards nothing but this run.
+        let admin_key = format!("qra_{}", "a".repeat(52));
         // Only its owner may read a key file.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key_file)?;
         file.write_all(admin_key.as_bytes())?;
@@ -75,7 +75,7 @@ impl Product {
         ] {
             arguments.extend([flag.into(), value]);
         }
-        let environment = vec![("RUST_LOG", "warn".to_owned())];
+        let environment = Vec::new();
         let child = Start {
             name: "qrelay",
             core,
