@@ -1,4 +1,26 @@
 //! The deliverer: leases partitions, matches events, signs and sends webhooks.
 
+pub mod attempt;
+pub mod bodies;
+pub mod checkpoint;
+pub mod config;
+pub mod cursor;
 pub mod exchange;
+pub mod health;
+pub mod lease;
+pub mod ledger;
+pub mod metrics;
+pub mod outstanding;
+mod owner;
+pub mod permits;
+pub mod queue;
+pub mod run;
+pub mod schedule;
+pub mod secrets;
 pub mod signature;
+pub mod usage;
+
+pub use config::{Config, Deps, Dispatcher};
+
+#[cfg(test)]
+mod fixture;

@@ -269,6 +269,28 @@ pub fn decode_batch(body: &[u8]) -> Result<Vec<Result<Record<'_>, DecodeError>>,
     Ok(records)
 }
 
+/// One record of a body whose checksum was checked before ([`decode_batch`]), without decoding the others. None when
+/// it has no such index.
+///
+/// # Errors
+/// When the frame is cut off, or this record cannot be decoded.
+pub fn record_at(body: &[u8], index: u16) -> Result<Option<Record<'_>>, DecodeError> {
+    let (_, mut rest) = body.split_at_checked(CRC_BYTES).ok_or(DecodeError::Truncated)?;
+    let mut at = 0;
+    while !rest.is_empty() {
+        let (length, after) = rest
+            .split_first_chunk::<LENGTH_BYTES>()
+            .ok_or(DecodeError::Truncated)?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| DecodeError::Truncated)?;
+        let (record, after) = after.split_at_checked(length).ok_or(DecodeError::Truncated)?;
+        if at == index {
+            return decode_record(record).map(Some);
+        }
+        (at, rest) = (at.saturating_add(1), after);
+    }
+    Ok(None)
+}
+
 fn decode_record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     match bytes.split_first() {
         Some((&VERSION, record)) => match postcard::take_from_bytes(record) {
@@ -348,6 +370,10 @@ mod tests {
             }
             let body = builder.finish();
             let read: Vec<_> = decode_batch(&body).unwrap().into_iter().map(Result::unwrap).collect();
+            for (at, record) in (0_u16..).zip(&read) {
+                prop_assert_eq!(record_at(&body, at).unwrap().as_ref(), Some(record));
+            }
+            prop_assert_eq!(record_at(&body, u16::try_from(read.len()).unwrap()), Ok(None));
             prop_assert_eq!(read, records);
         }
 

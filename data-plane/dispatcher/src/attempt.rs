@@ -1,0 +1,221 @@
+//! One attempt: body, signature, exchange; and the row that the attempt log keeps of it.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
+use qrelay_store::{
+    Timestamp,
+    clock::SharedClock,
+    event::EventType,
+    id::{EventAddress, IdCipher},
+    model::Endpoint,
+    store::{AttemptRow, DeliveryStatus},
+};
+use serde_json::{Value, json};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    bodies::{Bodies, NoBody},
+    exchange::{Aborted, Exchanger, Outcome, Permit, Phases, Request},
+    permits::Room,
+    secrets::Signers,
+    signature::Message,
+};
+
+/// What every attempt needs.
+#[derive(Clone)]
+pub struct Sender {
+    /// Wall time.
+    pub clock: SharedClock,
+    /// Makes ids.
+    pub ids: IdCipher,
+    /// Renders.
+    pub bodies: Bodies,
+    /// Signs.
+    pub signers: Signers,
+    /// Sends.
+    pub exchanger: Exchanger,
+}
+
+/// What to send.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// To whom, as it is now.
+    pub endpoint: Arc<Endpoint>,
+    /// Which event.
+    pub event: EventAddress,
+    /// Its body, if it is not in the log.
+    pub body: Option<Bytes>,
+}
+
+/// How it went.
+#[derive(Clone, Debug)]
+pub enum Made {
+    /// An exchange was made.
+    Exchange(Box<Outcome>),
+    /// None was made, through no fault of the receiver: try again soon.
+    NotMade(String),
+    /// None will ever be made: there is no body.
+    Never(&'static str),
+}
+
+/// An attempt that is over.
+#[derive(Clone, Debug)]
+pub struct Over {
+    /// When it began.
+    pub began: Timestamp,
+    /// How it went.
+    pub made: Made,
+}
+
+impl Sender {
+    /// Makes an attempt. No byte is sent after the instant that `until` holds. `room` is given back at the end.
+    pub async fn attempt(&self, attempt: Attempt, until: watch::Receiver<Instant>, room: Room) -> Over {
+        let began = self.clock.now();
+        let made = match self.try_attempt(attempt, began, until).await {
+            Ok(outcome) => Made::Exchange(Box::new(outcome)),
+            Err(made) => made,
+        };
+        drop(room);
+        Over { began, made }
+    }
+
+    async fn try_attempt(
+        &self,
+        attempt: Attempt,
+        began: Timestamp,
+        until: watch::Receiver<Instant>,
+    ) -> Result<Outcome, Made> {
+        let body = match attempt.body {
+            Some(body) => body,
+            None => self
+                .bodies
+                .body(attempt.event)
+                .await
+                .map_err(|error| match error {
+                    NoBody::Never(reason) => Made::Never(reason),
+                    NoBody::Store(source) => Made::NotMade(source.to_string()),
+                })?,
+        };
+        let signer = self.signers.signer(&attempt.endpoint, began).await;
+        let signer = signer.map_err(|error| Made::NotMade(error.to_string()))?;
+        let id = self.ids.event_id(attempt.event).to_string();
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.extend(signer.headers(Message {
+            id: &id,
+            timestamp_s: began.as_secs(),
+            body: &body,
+        }));
+        let request = Request {
+            endpoint: attempt.endpoint.id,
+            url: attempt.endpoint.url.clone(),
+            headers,
+            body,
+        };
+        let gate = async move {
+            let open = Instant::now() < *until.borrow();
+            if open { Permit::Go } else { Permit::Abort }
+        };
+        let outcome = self.exchanger.attempt(request, gate).await;
+        outcome.map_err(|Aborted| Made::NotMade("the lease was about to end".to_owned()))
+    }
+}
+
+/// What a row says beside the outcome.
+#[derive(Clone, Copy, Debug)]
+pub struct RowOf<'a> {
+    /// For whom.
+    pub endpoint: &'a Endpoint,
+    /// Which event.
+    pub event: EventAddress,
+    /// Its type.
+    pub event_type: EventType,
+    /// Which attempt.
+    pub number: u32,
+    /// When the first one began.
+    pub first_at: Timestamp,
+    /// When this one began.
+    pub began: Timestamp,
+    /// How the delivery stands after it.
+    pub status: DeliveryStatus,
+    /// When the next one is due.
+    pub next_attempt_at: Option<Timestamp>,
+}
+
+impl RowOf<'_> {
+    /// The row of an exchange.
+    pub fn exchange(&self, outcome: &Outcome) -> AttemptRow {
+        let fault = outcome.fault().map_or("", |fault| fault.as_str());
+        AttemptRow {
+            duration_ms: millis(outcome.phases.total),
+            response_status: outcome.status,
+            error_class: outcome.class().as_str().to_owned(),
+            fault: fault.to_owned(),
+            error: outcome.error().to_owned(),
+            detail: detail(outcome),
+            response_body: outcome.response_body.clone(),
+            ..self.bare()
+        }
+    }
+
+    /// The row of a delivery that was given up because its event cannot be sent.
+    pub fn unsendable(&self, reason: &str) -> AttemptRow {
+        AttemptRow {
+            fault: "ours".to_owned(),
+            error: reason.to_owned(),
+            ..self.bare()
+        }
+    }
+
+    fn bare(&self) -> AttemptRow {
+        AttemptRow {
+            endpoint: self.endpoint.id,
+            first_at: self.first_at,
+            event: self.event,
+            event_type: self.event_type,
+            number: self.number,
+            started_at: self.began,
+            duration_ms: 0,
+            status: self.status,
+            response_status: None,
+            error_class: String::new(),
+            fault: String::new(),
+            error: String::new(),
+            next_attempt_at: self.next_attempt_at,
+            detail: Value::Null,
+            response_body: Bytes::new(),
+        }
+    }
+}
+
+fn detail(outcome: &Outcome) -> Value {
+    let Phases {
+        dns,
+        connect,
+        tls,
+        first_byte,
+        total,
+    } = outcome.phases;
+    json!({
+        "phases_ms": {
+            "dns": dns.map(millis_exact),
+            "connect": connect.map(millis_exact),
+            "tls": tls.map(millis_exact),
+            "first_byte": first_byte.map(millis_exact),
+            "total": millis_exact(total),
+        },
+        "connection_reused": outcome.reused,
+        "response_headers": outcome.response_headers,
+    })
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// With microseconds, for people who look where the time went.
+fn millis_exact(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}

@@ -1,0 +1,157 @@
+//! Events' bodies: read again from the log for every attempt, and rendered from the record and its code's version.
+//!
+//! Nothing is kept per delivery: batches and code versions go through caches bounded by bytes, so a million
+//! outstanding deliveries cost no body. Both never change, so neither do the bytes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use moka::future::Cache;
+use qrelay_store::{
+    event::Event,
+    id::{CodeId, ConfigSeq, EventAddress, PartitionId},
+    model::{Code, ResourceId},
+    record::{self, Record, ScanRecord},
+    store::{Batch, SharedStore, StoreError},
+};
+
+use crate::cursor::Stream;
+
+/// Batches kept: those just read, for fresh deliveries, and those of due retries.
+const BATCH_CACHE_BYTES: u64 = 32 * 1024 * 1024;
+/// Code versions kept, as JSON would be large.
+const CODE_CACHE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Why there is no body.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NoBody {
+    /// It will never be had: the delivery is given up with this reason.
+    #[error("{0}")]
+    Never(&'static str),
+    /// The store failed: try again.
+    #[error("the event cannot be read from the store")]
+    Store(#[source] Arc<StoreError>),
+}
+
+impl From<StoreError> for NoBody {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+/// Reads and renders.
+#[derive(Clone)]
+pub struct Bodies {
+    store: SharedStore,
+    batches: Cache<(Stream, u64), Option<Bytes>>,
+    codes: Cache<(CodeId, u64), Option<Arc<Code>>>,
+}
+
+impl Bodies {
+    /// With empty caches.
+    pub fn new(store: SharedStore) -> Self {
+        let batches = Cache::builder()
+            .max_capacity(BATCH_CACHE_BYTES)
+            .weigher(|_, body: &Option<Bytes>| weight(64 + body.as_ref().map_or(0, Bytes::len)))
+            .build();
+        let codes = Cache::builder()
+            .max_capacity(CODE_CACHE_BYTES)
+            .weigher(|_, code: &Option<Arc<Code>>| {
+                weight(64 + code.as_ref().map_or(0, |code| code_bytes(code)))
+            })
+            .build();
+        Self {
+            store,
+            batches,
+            codes,
+        }
+    }
+
+    /// Keeps a batch that was just read and whose checksum was checked.
+    pub async fn keep(&self, batch: &Batch) {
+        let stream = Stream {
+            partition: batch.partition,
+            writer: batch.writer,
+        };
+        self.batches
+            .insert((stream, batch.seq.as_u64()), Some(batch.body.clone()))
+            .await;
+    }
+
+    /// The body of an event: the same bytes every time.
+    ///
+    /// # Errors
+    /// See [`NoBody`].
+    pub async fn body(&self, event: EventAddress) -> Result<Bytes, NoBody> {
+        if event.partition == PartitionId::CONFIG {
+            return self.config_body(event).await;
+        }
+        let body = self
+            .batch(event)
+            .await?
+            .ok_or(NoBody::Never("the event is no longer in the log"))?;
+        let record = record::record_at(&body, event.index);
+        let scan: ScanRecord<'_> = match record {
+            Ok(Some(Record::Scan(scan))) => scan,
+            Ok(Some(Record::Redacted)) => return Err(NoBody::Never("the event was erased")),
+            Ok(None) | Err(_) => return Err(NoBody::Never("the event's record cannot be read")),
+        };
+        let code = self.code(scan.code, scan.code_version).await?;
+        let event = Event::scan(&self.store.install().ids, event, &scan, &code);
+        Ok(Bytes::from(event.to_bytes()))
+    }
+
+    async fn config_body(&self, event: EventAddress) -> Result<Bytes, NoBody> {
+        let row = self.store.config_row(ConfigSeq::new(event.seq.as_u64())).await?;
+        let row = row.ok_or(NoBody::Never("the event is no longer in the configuration log"))?;
+        let change = row.changes.get(usize::from(event.index));
+        let change = change.ok_or(NoBody::Never("the event's change cannot be read"))?;
+        let (Some(kind), ResourceId::Code(code)) = (change.event, change.resource) else {
+            return Err(NoBody::Never("the change makes no event"));
+        };
+        let code = self.code(code, change.version).await?;
+        let event = Event::code_changed(&self.store.install().ids, event, kind, change.at, &code);
+        Ok(Bytes::from(event.to_bytes()))
+    }
+
+    async fn batch(&self, event: EventAddress) -> Result<Option<Bytes>, NoBody> {
+        let key = (Stream::of(event), event.seq.as_u64());
+        let read = async {
+            let batch = self.store.batch(event.partition, event.writer, event.seq).await?;
+            let Some(batch) = batch else {
+                return Ok(None);
+            };
+            if record::decode_batch(&batch.body).is_err() {
+                tracing::error!(stream = %key.0, seq = %event.seq, "a batch of the log is damaged");
+                return Ok(None);
+            }
+            Ok::<_, StoreError>(Some(batch.body))
+        };
+        self.batches.try_get_with(key, read).await.map_err(NoBody::Store)
+    }
+
+    async fn code(&self, id: CodeId, version: u64) -> Result<Arc<Code>, NoBody> {
+        let read = self.store.code_version(id, version);
+        let code = self
+            .codes
+            .try_get_with((id, version), read)
+            .await
+            .map_err(NoBody::Store)?;
+        code.ok_or(NoBody::Never("the code's version is not in the registry"))
+    }
+}
+
+fn weight(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+/// About what a code takes: its texts, and its metadata as text.
+fn code_bytes(code: &Code) -> usize {
+    let maps = [&code.metadata, &code.recipient].map(|map| {
+        map.iter()
+            .map(|(key, value)| key.len() + value.to_string().len() + 64)
+            .sum::<usize>()
+    });
+    let tags: usize = code.tags.iter().map(|tag| tag.len() + 24).sum();
+    256 + code.name.len() + code.destination_url.len() + tags + maps[0] + maps[1]
+}

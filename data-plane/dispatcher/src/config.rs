@@ -1,0 +1,128 @@
+//! What the deliverer is built with, and its entry point.
+
+use std::{sync::Arc, time::Duration};
+
+use qrelay_store::{
+    clock::SharedClock,
+    id::{OwnerId, PartitionId},
+    limits,
+    store::SharedStore,
+};
+use tokio::{task::JoinSet, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    attempt::Sender,
+    bodies::Bodies,
+    exchange::Exchanger,
+    owner::{self, Shard},
+    permits::Permits,
+    secrets::{SecretOpener, Signers},
+};
+
+/// Open exchanges of one shard: with the idle connections that are kept, within the usual 1024 file descriptors.
+pub const EXCHANGES_MAX_DEFAULT: usize = 384;
+/// How long a stop waits for exchanges under way: one takes five seconds at most.
+pub const DRAIN_DEADLINE_DEFAULT: Duration = Duration::from_secs(6);
+/// A partition whose owner panicked is taken up again after this pause.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
+
+/// Settings of the deliverer.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where other roles reach this process; kept in its leases.
+    pub addr: String,
+    /// Exchanges open at once; a quarter is for fresh events alone.
+    pub exchanges_max: usize,
+    /// How long a stop waits for exchanges under way. What is not over by then is saved as outstanding.
+    pub drain_deadline: Duration,
+    /// Pause between checkpoints: a crash repeats about this much, and what was in flight.
+    pub checkpoint_period: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            addr: String::new(),
+            exchanges_max: EXCHANGES_MAX_DEFAULT,
+            drain_deadline: DRAIN_DEADLINE_DEFAULT,
+            checkpoint_period: limits::CHECKPOINT_PERIOD_EMBEDDED,
+        }
+    }
+}
+
+/// What the deliverer needs from outside.
+pub struct Deps {
+    /// Everything that is remembered.
+    pub store: SharedStore,
+    /// Wall time.
+    pub clock: SharedClock,
+    /// Sends.
+    pub exchanger: Exchanger,
+    /// Opens secrets.
+    pub secrets: Arc<dyn SecretOpener>,
+}
+
+/// The deliverer of one process.
+pub struct Dispatcher {
+    shard: Arc<Shard>,
+}
+
+impl Config {
+    /// Puts the deliverer together; nothing runs yet.
+    pub fn build(self, deps: Deps) -> Dispatcher {
+        let sender = Sender {
+            clock: deps.clock,
+            ids: deps.store.install().ids.clone(),
+            bodies: Bodies::new(Arc::clone(&deps.store)),
+            signers: Signers::new(Arc::clone(&deps.store), deps.secrets),
+            exchanger: deps.exchanger,
+        };
+        let permits = Permits::new(self.exchanges_max);
+        Dispatcher {
+            shard: Arc::new(Shard {
+                owner: OwnerId::random(),
+                store: deps.store,
+                sender,
+                permits,
+                config: self,
+            }),
+        }
+    }
+}
+
+impl Dispatcher {
+    /// Delivers until `stop` is cancelled, then drains: exchanges under way end or are saved as outstanding, the last
+    /// checkpoints are saved, and the leases are given back.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut owners = JoinSet::new();
+        let count = self.shard.store.install().partitions;
+        for partition in (0..count).map(PartitionId::new) {
+            owners.spawn(keep(Arc::clone(&self.shard), partition, stop.clone()));
+        }
+        while let Some(ended) = owners.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a partition's keeper ended");
+            }
+        }
+        self.shard.sender.exchanger.close().await;
+    }
+}
+
+/// Owns a partition whenever it can, until the stop. A panic is a bug of ours and costs what was in memory only.
+async fn keep(shard: Arc<Shard>, partition: PartitionId, stop: CancellationToken) {
+    loop {
+        let mut one = JoinSet::new();
+        one.spawn(owner::own(Arc::clone(&shard), partition, stop.clone()));
+        match one.join_next().await {
+            Some(Err(error)) if error.is_panic() => {
+                tracing::error!(%partition, %error, "a partition's owner panicked; taking the partition up again");
+                tokio::select! {
+                    () = sleep(AFTER_PANIC) => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+            _ => return,
+        }
+    }
+}

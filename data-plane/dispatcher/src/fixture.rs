@@ -1,0 +1,33 @@
+//! Values for this crate's tests.
+
+use qrelay_store::{
+    Timestamp,
+    event::EventType,
+    id::{EndpointId, PartitionId, TenantId},
+    model::{Endpoint, EndpointIntent, EventPattern},
+};
+
+/// The tenant of all fixtures.
+pub(crate) fn tenant() -> TenantId {
+    TenantId::from_bytes([7; 10])
+}
+
+/// An endpoint of partition 0 that wants scans, with retries a second apart.
+pub(crate) fn endpoint(number: u8) -> Endpoint {
+    Endpoint {
+        id: EndpointId::from_bytes([number; 10]),
+        tenant: tenant(),
+        home: PartitionId::new(0),
+        url: "http://127.0.0.1:9/".into(),
+        description: String::new(),
+        events: vec![EventPattern::Exact(EventType::ScanCreated)],
+        intent: EndpointIntent::Active,
+        retry_schedule_ms: vec![0, 1000, 1000],
+        max_concurrency: 16,
+        enabled_epoch: 0,
+        deleted: false,
+        created_at: Timestamp::EPOCH,
+        updated_at: Timestamp::EPOCH,
+        version: 1,
+    }
+}

@@ -1,0 +1,149 @@
+//! How an endpoint fares: healthy, degraded after five failed attempts in a row, disabled after a day of nothing
+//! else or after a 410.
+//!
+//! Pure rules over [`EndpointHealth`], which the checkpoint keeps. Failures are counted by attempt; our own trouble
+//! is nobody's failure. Nothing here loses an event: a disabled endpoint's deliveries wait.
+
+use std::time::Duration;
+
+use qrelay_store::{
+    Timestamp,
+    checkpoint::{EndpointHealth, HealthState},
+    model::Endpoint,
+};
+
+/// Failed attempts in a row that degrade an endpoint (DESIGN §7).
+pub const FAILURES_TO_DEGRADE: u64 = 5;
+/// How long nothing but failures is endured before an endpoint is disabled (DESIGN §7).
+pub const FAILING_TO_DISABLE: Duration = Duration::from_secs(24 * 3600);
+
+/// What an attempt says about the endpoint's health.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sign {
+    /// A 2xx.
+    Success,
+    /// Anything else that is not our fault.
+    Failure,
+    /// A 410: the receiver wants no more.
+    Gone,
+}
+
+/// Takes an attempt's outcome into account. Says whether the state changed.
+pub fn observe(health: &mut EndpointHealth, sign: Sign, now: Timestamp) -> bool {
+    if sign == Sign::Success {
+        health.consecutive_failures = 0;
+        health.failing_since = None;
+        health.ever_succeeded = true;
+        return enter(health, HealthState::Healthy);
+    }
+    health.consecutive_failures += 1;
+    let since = *health.failing_since.get_or_insert(now);
+    let state = if sign == Sign::Gone {
+        HealthState::Disabled
+    } else if health.consecutive_failures < FAILURES_TO_DEGRADE {
+        health.state
+    } else if now.since(since) >= FAILING_TO_DISABLE {
+        HealthState::Disabled
+    } else {
+        // A straggler's failure does not lift a disabled endpoint.
+        match health.state {
+            HealthState::Disabled => HealthState::Disabled,
+            HealthState::Healthy | HealthState::Degraded => HealthState::Degraded,
+        }
+    };
+    enter(health, state)
+}
+
+/// Starts anew when the tenant set the endpoint active since. Says whether the state changed.
+pub fn enable(health: &mut EndpointHealth, endpoint: &Endpoint) -> bool {
+    if endpoint.enabled_epoch <= health.enabled_epoch {
+        return false;
+    }
+    health.enabled_epoch = endpoint.enabled_epoch;
+    health.consecutive_failures = 0;
+    health.failing_since = None;
+    enter(health, HealthState::Healthy)
+}
+
+/// Whether the endpoint gets one connection and few requests only: it never answered 2xx, so nobody can be flooded
+/// by registering them, or it fails.
+pub fn on_probation(health: &EndpointHealth) -> bool {
+    !health.ever_succeeded || health.state != HealthState::Healthy
+}
+
+fn enter(health: &mut EndpointHealth, state: HealthState) -> bool {
+    let changed = health.state != state;
+    if changed {
+        health.state = state;
+        health.version += 1;
+    }
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    fn at(hours: u64) -> Timestamp {
+        Timestamp::EPOCH.after(Duration::from_secs(hours * 3600))
+    }
+
+    #[test]
+    fn five_failures_in_a_row_degrade_and_one_success_heals() {
+        let mut health = EndpointHealth::default();
+        assert!(on_probation(&health));
+        for _ in 0..4 {
+            assert!(!observe(&mut health, Sign::Failure, at(0)));
+        }
+        assert!(observe(&mut health, Sign::Failure, at(0)));
+        assert_eq!((health.state, health.version), (HealthState::Degraded, 1));
+        assert!(observe(&mut health, Sign::Success, at(0)));
+        assert_eq!(
+            (health.state, health.consecutive_failures),
+            (HealthState::Healthy, 0)
+        );
+        assert!(!on_probation(&health));
+    }
+
+    #[test]
+    fn a_day_of_nothing_but_failures_disables_but_a_success_within_it_does_not() {
+        let mut health = EndpointHealth::default();
+        for hour in 0..24 {
+            observe(&mut health, Sign::Failure, at(hour));
+        }
+        assert_eq!(health.state, HealthState::Degraded);
+        observe(&mut health, Sign::Success, at(23));
+        for hour in 24..48 {
+            observe(&mut health, Sign::Failure, at(hour));
+        }
+        assert_eq!(health.state, HealthState::Degraded);
+        assert!(observe(&mut health, Sign::Failure, at(48)));
+        assert_eq!(health.state, HealthState::Disabled);
+        assert!(!observe(&mut health, Sign::Failure, at(49)));
+    }
+
+    #[test]
+    fn a_few_rare_failures_over_days_do_not_disable() {
+        let mut health = EndpointHealth::default();
+        observe(&mut health, Sign::Failure, at(0));
+        observe(&mut health, Sign::Failure, at(100));
+        assert_eq!(health.state, HealthState::Healthy);
+    }
+
+    #[test]
+    fn gone_disables_at_once_until_the_tenant_enables_it_again() {
+        let mut health = EndpointHealth::default();
+        assert!(observe(&mut health, Sign::Gone, at(0)));
+        assert_eq!(health.state, HealthState::Disabled);
+        let mut endpoint = fixture::endpoint(1);
+        assert!(!enable(&mut health, &endpoint));
+        endpoint.enabled_epoch = 1;
+        assert!(enable(&mut health, &endpoint));
+        assert_eq!(
+            (health.state, health.consecutive_failures),
+            (HealthState::Healthy, 0)
+        );
+        assert!(!enable(&mut health, &endpoint));
+    }
+}

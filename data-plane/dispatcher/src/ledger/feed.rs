@@ -1,0 +1,228 @@
+//! Events become deliveries: the shared run matches each one against all of the tenant's endpoints; a run of an
+//! endpoint's own matches it against that endpoint alone.
+
+use qrelay_store::{
+    Timestamp,
+    event::EventType,
+    id::{EndpointId, EventAddress, Seq, TenantId},
+};
+use tokio::time::Instant;
+
+use super::{Delivery, Ledger, OWN_WINDOW, Phase, Subscriber};
+use crate::{
+    cursor::{Cursor, Stream},
+    run::Queued,
+    schedule,
+    usage::UsageDelta,
+};
+
+/// An event, as far as matching needs it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// Its index in the batch.
+    pub index: u16,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its type.
+    pub event_type: EventType,
+    /// When it was recorded.
+    pub recorded_at: Timestamp,
+}
+
+/// A batch that was read and decoded.
+#[derive(Clone, Debug)]
+pub struct SeenBatch {
+    /// The stream.
+    pub stream: Stream,
+    /// Its number.
+    pub seq: Seq,
+    /// Its events, in order.
+    pub events: Vec<Seen>,
+    /// What it adds to tenants' usage, if this partition's owner is who counts it.
+    pub usage: UsageDelta,
+}
+
+/// The moment at which something happens, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Monotonic.
+    pub now: Instant,
+    /// Wall time.
+    pub wall: Timestamp,
+}
+
+impl Ledger {
+    /// Takes in the shared run's next batch of a stream. Returns how many deliveries were matched (those of lagging
+    /// endpoints included).
+    pub fn feed_shared(&mut self, batch: SeenBatch, at: Moment) -> usize {
+        let SeenBatch {
+            stream,
+            seq,
+            events,
+            usage,
+        } = batch;
+        let before = self.shared.read.at(stream);
+        if seq <= before {
+            return 0;
+        }
+        let in_step = self.in_step(stream, before);
+        let mut matched = 0;
+        if !usage.is_empty() {
+            self.shared.pending_or_new(stream, seq, at.now).usage = usage;
+        }
+        for event in events {
+            let Some(endpoints) = self.tenants.get(&event.tenant).cloned() else {
+                continue;
+            };
+            for endpoint in endpoints {
+                let wanted = self
+                    .subscriber(endpoint)
+                    .is_some_and(|subscriber| subscriber.config.subscribes(event.event_type));
+                if !wanted {
+                    continue;
+                }
+                matched += 1;
+                if self.own.contains(&endpoint) && !in_step.contains(&endpoint) {
+                    self.count_behind(endpoint, event.recorded_at);
+                } else {
+                    self.admit(endpoint, stream.address(seq, event.index), &event, at);
+                }
+            }
+        }
+        self.shared.read.advance(stream, seq);
+        for endpoint in in_step {
+            self.run_of(endpoint).read.advance(stream, seq);
+        }
+        matched
+    }
+
+    /// Moves the shared run's position on where there is nothing to read (a gap that was recorded).
+    pub fn skip_shared(&mut self, stream: Stream, through: Seq) {
+        self.shared.read.advance(stream, through);
+    }
+
+    /// Takes in the next batch of an endpoint's own run. What it has read already is ignored.
+    pub fn feed_own(&mut self, endpoint: EndpointId, batch: &SeenBatch, at: Moment) {
+        let Some(subscriber) = self.subscribers.get_mut(&endpoint) else {
+            return;
+        };
+        let (config, Some(own)) = (&subscriber.config, &mut subscriber.own) else {
+            return;
+        };
+        if batch.seq <= own.run.read.at(batch.stream) {
+            return;
+        }
+        own.run.read.advance(batch.stream, batch.seq);
+        let for_it = |event: &&Seen| event.tenant == config.tenant && config.subscribes(event.event_type);
+        let wanted: Vec<Seen> = batch.events.iter().filter(for_it).copied().collect();
+        for event in wanted {
+            self.admit(endpoint, batch.stream.address(batch.seq, event.index), &event, at);
+            let own = self
+                .subscribers
+                .get_mut(&endpoint)
+                .and_then(|subscriber| subscriber.own.as_mut());
+            if let Some(own) = own {
+                own.behind = own.behind.saturating_sub(1);
+                own.behind_since = own.behind_since.map(|since| since.max(event.recorded_at));
+            }
+        }
+    }
+
+    /// Moves an own run's position on where there is nothing to read (gone by retention, or a recorded gap).
+    pub fn skip_own(&mut self, endpoint: EndpointId, stream: Stream, through: Seq) {
+        let through = through.min(self.shared.read.at(stream));
+        if self.own.contains(&endpoint) {
+            self.run_of(endpoint).read.advance(stream, through);
+        }
+    }
+
+    /// What an endpoint's own run should read next: the stream, after which batch, and through which. None when it
+    /// has enough, may not send, or is where the shared run is.
+    pub fn own_wants(&self, endpoint: EndpointId, now: Instant) -> Option<(Stream, Seq, Seq)> {
+        let subscriber = self.subscriber(endpoint)?;
+        let own = subscriber.own.as_ref()?;
+        if !self.may_feed_own(subscriber, now) {
+            return None;
+        }
+        self.shared.read.iter().find_map(|(stream, through)| {
+            let after = own.run.read.at(stream);
+            (after < through).then_some((stream, after, through))
+        })
+    }
+
+    fn may_feed_own(&self, subscriber: &Subscriber, now: Instant) -> bool {
+        !subscriber.is_blocked()
+            && subscriber.held_until().is_none_or(|until| until <= now)
+            && subscriber.queue.fresh_len() < OWN_WINDOW
+            && subscriber.deliveries.len() < self.undone_max()
+            && self.unsaved < super::UNSAVED_MAX
+    }
+
+    /// Endpoints whose own run stands where the shared run stands in a stream, and may go on with it: they stay in
+    /// step, so that they can be level in every stream at once.
+    fn in_step(&self, stream: Stream, before: Seq) -> std::collections::BTreeSet<EndpointId> {
+        let level = self.own.iter().filter(|endpoint| {
+            self.subscribers.get(endpoint).is_some_and(|subscriber| {
+                let read = |own: &super::Own| own.run.read.at(stream) == before;
+                subscriber.own.as_ref().is_some_and(read)
+                    && !subscriber.is_blocked()
+                    && subscriber.hold.is_none()
+                    && subscriber.queue.fresh_len() < OWN_WINDOW
+                    && subscriber.deliveries.len() < self.undone_max()
+            })
+        });
+        level.copied().collect()
+    }
+
+    fn count_behind(&mut self, endpoint: EndpointId, recorded_at: Timestamp) {
+        let subscriber = self.subscribers.get_mut(&endpoint);
+        if let Some(own) = subscriber.and_then(|subscriber| subscriber.own.as_mut()) {
+            own.behind += 1;
+            own.behind_since.get_or_insert(recorded_at);
+        }
+    }
+
+    fn admit(&mut self, endpoint: EndpointId, event: EventAddress, seen: &Seen, at: Moment) {
+        let Some(subscriber) = self.subscribers.get_mut(&endpoint) else {
+            return;
+        };
+        if subscriber.deliveries.contains_key(&event) {
+            return;
+        }
+        let pause = schedule::first_pause(&subscriber.config);
+        let (phase, queued) = if pause.is_zero() {
+            subscriber.queue.push_fresh(event, at.now);
+            (Phase::Fresh, Queued::Yes)
+        } else {
+            subscriber.queue.push_waiting(event, at.now + pause);
+            (Phase::Waiting, Queued::No)
+        };
+        let delivery = Delivery {
+            event_type: seen.event_type,
+            recorded_at: seen.recorded_at,
+            attempts: 0,
+            first_at: None,
+            due: at.wall.after(pause),
+            phase,
+            revision: 0,
+            saved: None,
+        };
+        subscriber.deliveries.insert(event, delivery);
+        self.undone += 1;
+        self.unsaved += 1;
+        self.woken.insert(endpoint);
+        let stream = Stream::of(event);
+        self.run_of(endpoint)
+            .pending_or_new(stream, event.seq, at.now)
+            .attach(endpoint, event.index, queued);
+    }
+}
+
+/// Positions that a run has not reached.
+pub fn ahead(read: &Cursor, allowed: &Cursor) -> Vec<(Stream, Seq, Seq)> {
+    allowed
+        .iter()
+        .filter(|(stream, through)| read.at(*stream) < *through)
+        .map(|(stream, through)| (stream, read.at(stream), through))
+        .collect()
+}

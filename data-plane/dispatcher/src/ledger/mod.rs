@@ -1,0 +1,422 @@
+//! The ledger of one partition: what is owed to whom, from the moment an event is read until it is done.
+//!
+//! Pure: no I/O, no clock. The owner ([`crate::owner`]) feeds it with what it read, asks it what to send, tells it
+//! how that went, and saves what it plans. Its one rule is promise 3: **every event that was matched is done, given
+//! up with its row acknowledged, outstanding in a saved chunk, or still ahead of the saved cursor of the run that
+//! feeds its endpoint.** A crash at any moment falls back on the saved checkpoint, so it repeats, and loses nothing.
+//!
+//! - [`feed`]: events become deliveries.
+//! - [`sending`]: deliveries go out and come back.
+//! - [`plan`]: what to save next, and what follows once it is saved.
+//! - [`settle`]: endpoints leave the shared run, rejoin it, and are removed.
+//! - [`load`]: from a saved checkpoint.
+//! - [`backlog`]: what the control plane is told.
+//!
+//! While a plan is under way nobody leaves, rejoins or is removed, and deliveries that it saves as outstanding are
+//! not completed (their completion is deferred): so what is planned stays true until the store has answered.
+
+pub mod backlog;
+pub mod feed;
+pub mod load;
+pub mod plan;
+pub mod sending;
+pub mod settle;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use qrelay_store::{
+    Timestamp,
+    checkpoint::{EndpointHealth, HealthState},
+    event::EventType,
+    id::{EndpointId, EventAddress, PartitionId, TenantId},
+    limits::{OUTSTANDING_PER_ENDPOINT_MAX, OUTSTANDING_PER_PARTITION_MAX},
+    model::{Endpoint, EndpointIntent},
+};
+use tokio::time::Instant;
+
+use crate::{
+    checkpoint::RunName,
+    health,
+    outstanding::{ChunkName, Chunks},
+    queue::Queue,
+    run::{Queued, Run},
+    usage::{Succeeded, UsageDelta, UsageTotals},
+};
+
+/// Fresh deliveries that may wait in one endpoint's line before it moves to a run of its own.
+pub const FRESH_MAX: usize = 1000;
+/// The same when the partition holds half of what it may hold.
+pub const FRESH_WHEN_FULL_MAX: usize = 64;
+/// Fresh deliveries that an endpoint's own run reads ahead.
+pub const OWN_WINDOW: usize = 512;
+/// Deliveries not yet in any saved chunk, and batches not yet passed by the saved cursor, beyond which nothing more
+/// is read: only reached while saves fail.
+pub const UNSAVED_MAX: usize = 50_000;
+/// See [`UNSAVED_MAX`].
+pub const PENDING_BATCHES_MAX: usize = 8192;
+
+/// Where a delivery stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Read, and waiting for its first turn.
+    Fresh,
+    /// Waiting for its time, or among the due ones.
+    Waiting,
+    /// An attempt is under way.
+    InFlight,
+    /// The last attempt was made; its row is not acknowledged yet.
+    Recording(Succeeded),
+}
+
+/// In which chunk, and as of which revision, a delivery is saved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SavedIn {
+    /// The chunk.
+    pub chunk: ChunkName,
+    /// The entry.
+    pub index: u16,
+    /// The delivery's revision when the entry was written.
+    pub revision: u32,
+}
+
+/// One event for one endpoint.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The event's type.
+    pub event_type: EventType,
+    /// When the event was recorded.
+    pub recorded_at: Timestamp,
+    /// Attempts made.
+    pub attempts: u32,
+    /// When the first one began.
+    pub first_at: Option<Timestamp>,
+    /// When the next one is due.
+    pub due: Timestamp,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Moves with every change that a saved entry would show.
+    pub revision: u32,
+    /// Its saved entry.
+    pub saved: Option<SavedIn>,
+}
+
+impl Delivery {
+    fn queued(&self) -> Queued {
+        if self.phase == Phase::Fresh {
+            Queued::Yes
+        } else {
+            Queued::No
+        }
+    }
+}
+
+/// An endpoint's own run.
+#[derive(Clone, Debug)]
+pub struct Own {
+    /// The run.
+    pub run: Run,
+    /// Events for it that the shared run saw and this one did not.
+    pub behind: u64,
+    /// When the oldest of them was recorded.
+    pub behind_since: Option<Timestamp>,
+}
+
+/// An endpoint homed in the partition.
+#[derive(Clone, Debug)]
+pub struct Subscriber {
+    /// As its tenant wants it.
+    pub config: Arc<Endpoint>,
+    /// As we found it.
+    pub health: EndpointHealth,
+    own: Option<Own>,
+    deliveries: HashMap<EventAddress, Delivery>,
+    queue: Queue,
+    in_flight: u32,
+    /// The receiver asked not to be asked before.
+    hold: Option<(Instant, Timestamp)>,
+    removed: bool,
+}
+
+impl Subscriber {
+    fn new(config: Arc<Endpoint>, health: EndpointHealth) -> Self {
+        Self {
+            config,
+            health,
+            own: None,
+            deliveries: HashMap::new(),
+            queue: Queue::default(),
+            in_flight: 0,
+            hold: None,
+            removed: false,
+        }
+    }
+
+    /// Whether nothing is sent to it until its tenant says so.
+    pub fn is_blocked(&self) -> bool {
+        self.removed
+            || self.config.intent == EndpointIntent::Paused
+            || self.health.state == HealthState::Disabled
+    }
+
+    /// Attempts that may be under way at once.
+    pub fn concurrency(&self) -> u32 {
+        if health::on_probation(&self.health) {
+            1
+        } else {
+            self.config.max_concurrency.max(1)
+        }
+    }
+
+    /// Attempts under way.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// Until when the receiver wants to be left alone.
+    pub fn held_until(&self) -> Option<Instant> {
+        self.hold.map(|(until, _)| until)
+    }
+
+    /// Its own run, if it has one.
+    pub fn own(&self) -> Option<&Own> {
+        self.own.as_ref()
+    }
+
+    /// Deliveries that are not done.
+    pub fn undone(&self) -> usize {
+        self.deliveries.len()
+    }
+}
+
+/// A plan's deliveries, while the store has not answered.
+#[derive(Clone, Debug, Default)]
+struct UnderWay {
+    members: HashSet<(EndpointId, EventAddress)>,
+    deferred: Vec<(EndpointId, EventAddress)>,
+}
+
+/// The ledger.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    partition: PartitionId,
+    epoch: u64,
+    next_chunk: u64,
+    subscribers: BTreeMap<EndpointId, Subscriber>,
+    tenants: HashMap<TenantId, Vec<EndpointId>>,
+    shared: Run,
+    /// Endpoints with a run of their own.
+    own: BTreeSet<EndpointId>,
+    chunks: Chunks,
+    totals: UsageTotals,
+    /// Saved deliveries that changed since.
+    dirty: BTreeSet<(EndpointId, EventAddress)>,
+    /// Run rows as they stand in the store.
+    run_rows: BTreeMap<RunName, String>,
+    /// Health rows as they stand in the store.
+    health_rows: BTreeMap<EndpointId, String>,
+    health_changed: BTreeSet<EndpointId>,
+    under_way: Option<UnderWay>,
+    /// Endpoints for which something changed that may let them send.
+    woken: BTreeSet<EndpointId>,
+    /// Deliveries that are not done, and those among them that are in no saved chunk.
+    undone: usize,
+    unsaved: usize,
+    /// Where the next plan goes on with own runs.
+    own_turn: Option<EndpointId>,
+}
+
+impl Ledger {
+    /// An empty ledger of a partition that was never owned before. `epoch`: of the claim.
+    pub fn new(partition: PartitionId, epoch: u64) -> Self {
+        Self {
+            partition,
+            epoch,
+            next_chunk: 0,
+            subscribers: BTreeMap::new(),
+            tenants: HashMap::new(),
+            shared: Run::default(),
+            own: BTreeSet::new(),
+            chunks: Chunks::default(),
+            totals: UsageTotals::default(),
+            dirty: BTreeSet::new(),
+            run_rows: BTreeMap::new(),
+            health_rows: BTreeMap::new(),
+            health_changed: BTreeSet::new(),
+            under_way: None,
+            woken: BTreeSet::new(),
+            undone: 0,
+            unsaved: 0,
+            own_turn: None,
+        }
+    }
+
+    /// The partition.
+    pub fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    /// The shared run.
+    pub fn shared(&self) -> &Run {
+        &self.shared
+    }
+
+    /// An endpoint.
+    pub fn subscriber(&self, endpoint: EndpointId) -> Option<&Subscriber> {
+        self.subscribers
+            .get(&endpoint)
+            .filter(|subscriber| !subscriber.removed)
+    }
+
+    /// All endpoints.
+    pub fn subscribers(&self) -> impl Iterator<Item = &Subscriber> {
+        self.subscribers.values().filter(|subscriber| !subscriber.removed)
+    }
+
+    /// Whether a tenant has endpoints here.
+    pub fn serves(&self, tenant: TenantId) -> bool {
+        self.tenants.contains_key(&tenant)
+    }
+
+    /// Endpoints with a run of their own.
+    pub fn own_runs(&self) -> impl Iterator<Item = EndpointId> + '_ {
+        self.own.iter().copied()
+    }
+
+    /// Endpoints for which something changed that may let them send, since the last call.
+    pub fn take_woken(&mut self) -> BTreeSet<EndpointId> {
+        std::mem::take(&mut self.woken)
+    }
+
+    /// Deliveries that are not done.
+    pub fn undone(&self) -> usize {
+        self.undone
+    }
+
+    /// Takes in an endpoint as its tenant wants it now. A new one joins the shared run; one that is paused, or is
+    /// homed elsewhere or deleted, is dealt with when nothing is being saved ([`settle`]).
+    pub fn subscribe(&mut self, config: Arc<Endpoint>) {
+        let id = config.id;
+        if config.deleted || config.home != self.partition {
+            if let Some(subscriber) = self.subscribers.get_mut(&id) {
+                subscriber.removed = true;
+            }
+            return;
+        }
+        let tenant = config.tenant;
+        match self.subscribers.get_mut(&id) {
+            Some(known) if known.config.version >= config.version => return,
+            Some(known) => known.config = config,
+            None => {
+                let health = EndpointHealth {
+                    enabled_epoch: config.enabled_epoch,
+                    ..EndpointHealth::default()
+                };
+                self.subscribers.insert(id, Subscriber::new(config, health));
+                self.tenants.entry(tenant).or_default().push(id);
+            }
+        }
+        let subscriber = self
+            .subscribers
+            .get_mut(&id)
+            .expect("invariant: it was just put there");
+        let config = Arc::clone(&subscriber.config);
+        health::enable(&mut subscriber.health, &config);
+        self.health_changed.insert(id);
+        self.woken.insert(id);
+    }
+
+    /// Forgets streams whose writers are gone for good. Cursors would grow with every restart otherwise.
+    pub fn forget_streams(&mut self, known: impl Fn(crate::cursor::Stream) -> bool) {
+        if self.under_way.is_some() {
+            return;
+        }
+        let own = self
+            .subscribers
+            .values_mut()
+            .filter_map(|subscriber| subscriber.own.as_mut());
+        for run in own.map(|own| &mut own.run).chain([&mut self.shared]) {
+            run.read.retain(&known);
+            run.saved.retain(&known);
+        }
+    }
+
+    /// Whether the shared run may read on.
+    pub fn may_read(&self) -> bool {
+        self.unsaved < UNSAVED_MAX && self.shared.pending_len() < PENDING_BATCHES_MAX
+    }
+
+    /// What an endpoint may have waiting before it must lag: its own limit, and its fair share once the partition is
+    /// full.
+    fn undone_max(&self) -> usize {
+        if self.undone < OUTSTANDING_PER_PARTITION_MAX {
+            return OUTSTANDING_PER_ENDPOINT_MAX;
+        }
+        OUTSTANDING_PER_PARTITION_MAX / self.subscribers.len().max(1)
+    }
+
+    fn fresh_max(&self) -> usize {
+        if self.undone < OUTSTANDING_PER_PARTITION_MAX / 2 {
+            FRESH_MAX
+        } else {
+            FRESH_WHEN_FULL_MAX
+        }
+    }
+
+    /// The run that feeds an endpoint.
+    fn run_of(&mut self, endpoint: EndpointId) -> &mut Run {
+        match self
+            .subscribers
+            .get_mut(&endpoint)
+            .and_then(|subscriber| subscriber.own.as_mut())
+        {
+            Some(own) => &mut own.run,
+            None => &mut self.shared,
+        }
+    }
+
+    /// Ends a delivery: done, given up or dropped. Deferred while a plan saves it as outstanding.
+    fn complete(&mut self, endpoint: EndpointId, event: EventAddress) {
+        if let Some(under_way) = &mut self.under_way
+            && under_way.members.contains(&(endpoint, event))
+        {
+            under_way.deferred.push((endpoint, event));
+            return;
+        }
+        let Some(subscriber) = self.subscribers.get_mut(&endpoint) else {
+            return;
+        };
+        let Some(delivery) = subscriber.deliveries.remove(&event) else {
+            return;
+        };
+        let succeeded = match delivery.phase {
+            Phase::Recording(succeeded) => succeeded,
+            Phase::Fresh | Phase::Waiting | Phase::InFlight => Succeeded::No,
+        };
+        let usage = UsageDelta::delivery(subscriber.config.tenant, delivery.recorded_at, succeeded);
+        self.undone -= 1;
+        self.woken.insert(endpoint);
+        match delivery.saved {
+            Some(saved) => {
+                self.dirty.remove(&(endpoint, event));
+                self.chunks.settle(saved.chunk, saved.index, &usage);
+            }
+            None => {
+                self.unsaved -= 1;
+                let run = self.run_of(endpoint);
+                if let Some(pending) = run.pending_of(event) {
+                    pending.detach(delivery.queued());
+                    if !usage.is_empty() {
+                        pending.delivered.entry(endpoint).or_default().add(&usage);
+                    }
+                }
+                run.tidy(event);
+            }
+        }
+    }
+}

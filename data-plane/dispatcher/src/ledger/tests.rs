@@ -1,0 +1,489 @@
+//! Random life of a ledger: events, attempts, saves that apply or do not, crashes, pauses, deletions. Whatever
+//! happens, once everybody may send again every event was delivered to every endpoint, and counted exactly once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use proptest::prelude::*;
+use qrelay_store::{
+    Timestamp,
+    checkpoint::{RowKey, RowKind, UsageCounts},
+    event::EventType,
+    id::{EndpointId, EventAddress, PartitionId, Seq, WriterId},
+    limits,
+    model::{Endpoint, EndpointIntent},
+    record::Classification,
+};
+use tokio::time::Instant;
+
+use super::{
+    Ledger,
+    feed::{Moment, Seen, SeenBatch},
+    load::{Loaded, LoadedChunk},
+    plan::Plan,
+    sending::Finish,
+};
+use crate::{
+    cursor::Stream,
+    fixture,
+    outstanding::{self, ChunkName, DoneMap},
+    usage::UsageDelta,
+};
+
+const ENDPOINTS: u8 = 3;
+const STREAMS: u64 = 2;
+
+/// The store, and all that the test knows beside it.
+struct World {
+    start: Instant,
+    elapsed: Duration,
+    ledger: Ledger,
+    epoch: u64,
+    /// Per stream, how many events each batch has.
+    log: BTreeMap<Stream, Vec<u16>>,
+    endpoints: BTreeMap<EndpointId, Endpoint>,
+    rows: BTreeMap<RowKey, String>,
+    chunks: BTreeMap<ChunkName, Vec<u8>>,
+    saving: Option<Plan>,
+    in_flight: Vec<(EndpointId, EventAddress)>,
+    recording: Vec<(EndpointId, EventAddress)>,
+    delivered: BTreeSet<(EndpointId, EventAddress)>,
+    attempts: usize,
+}
+
+impl World {
+    fn new() -> Self {
+        let endpoints: BTreeMap<_, _> = (1..=ENDPOINTS)
+            .map(|number| {
+                let mut endpoint = fixture::endpoint(number);
+                endpoint.max_concurrency = 2;
+                endpoint.retry_schedule_ms = vec![0; 1000];
+                (endpoint.id, endpoint)
+            })
+            .collect();
+        let mut world = Self {
+            start: Instant::now(),
+            elapsed: Duration::ZERO,
+            ledger: Ledger::new(PartitionId::new(0), 0),
+            epoch: 0,
+            log: (1..=STREAMS).map(|writer| (stream(writer), Vec::new())).collect(),
+            endpoints,
+            rows: BTreeMap::new(),
+            chunks: BTreeMap::new(),
+            saving: None,
+            in_flight: Vec::new(),
+            recording: Vec::new(),
+            delivered: BTreeSet::new(),
+            attempts: 0,
+        };
+        world.reload();
+        world
+    }
+
+    fn at(&self) -> Moment {
+        Moment {
+            now: self.start + self.elapsed,
+            wall: Timestamp::from_millis(1_800_000_000_000).after(self.elapsed),
+        }
+    }
+
+    /// A new owner finds what was saved. Whatever was only in memory is gone.
+    fn reload(&mut self) {
+        self.epoch += 1;
+        self.saving = None;
+        self.in_flight.clear();
+        self.recording.clear();
+        let rows = self.rows.iter().filter(|(key, _)| key.kind == RowKind::Chunk);
+        let chunks = rows.map(|(key, row)| {
+            let name: ChunkName = key.id.parse().unwrap();
+            let body = self
+                .chunks
+                .get(&name)
+                .expect("a checkpoint names a chunk that was never written");
+            LoadedChunk {
+                name,
+                done: DoneMap::from_row(row).unwrap(),
+                entries: Some(outstanding::decode(body).unwrap()),
+            }
+        });
+        let loaded = Loaded {
+            chunks: chunks.collect(),
+            rows: self.rows.clone(),
+            endpoints: self.endpoints.values().cloned().map(Arc::new).collect(),
+        };
+        let (ledger, damage) = Ledger::load(PartitionId::new(0), self.epoch, loaded, self.at());
+        assert_eq!(damage, super::load::Damage::default());
+        self.ledger = ledger;
+    }
+
+    fn batch(&self, stream: Stream, seq: Seq) -> SeenBatch {
+        let count = self.log[&stream][usize::try_from(seq.as_u64() - 1).unwrap()];
+        let at = Timestamp::from_millis(1_800_000_000_000);
+        let mut usage = UsageDelta::default();
+        let events = (0..count).map(|index| {
+            usage.count_scan(fixture::tenant(), at, Classification::Human);
+            Seen {
+                index,
+                tenant: fixture::tenant(),
+                event_type: EventType::ScanCreated,
+                recorded_at: at,
+            }
+        });
+        SeenBatch {
+            stream,
+            seq,
+            events: events.collect(),
+            usage,
+        }
+    }
+
+    fn read_shared(&mut self) {
+        for (stream, batches) in self.log.clone() {
+            let read = self.ledger.shared().read.at(stream);
+            if read.as_u64() < u64::try_from(batches.len()).unwrap() {
+                let batch = self.batch(stream, read.next());
+                let at = self.at();
+                self.ledger.feed_shared(batch, at);
+            }
+        }
+    }
+
+    fn read_own(&mut self) {
+        let at = self.at();
+        for endpoint in self.ledger.own_runs().collect::<Vec<_>>() {
+            if let Some((stream, after, _)) = self.ledger.own_wants(endpoint, at.now) {
+                let batch = self.batch(stream, after.next());
+                self.ledger.feed_own(endpoint, &batch, at);
+            }
+        }
+    }
+
+    fn start_attempts(&mut self) {
+        for endpoint in self.endpoints.keys() {
+            while let Some(job) = self.ledger.start(*endpoint, self.at().now, |_| true) {
+                self.in_flight.push((*endpoint, job.event));
+                self.attempts += 1;
+            }
+        }
+    }
+
+    fn end_attempt(&mut self, pick: usize, succeed: Answer) {
+        if self.in_flight.is_empty() {
+            return;
+        }
+        let (endpoint, event) = self.in_flight.swap_remove(pick % self.in_flight.len());
+        let at = self.at();
+        let finish = match succeed {
+            Answer::Ok => {
+                self.delivered.insert((endpoint, event));
+                self.recording.push((endpoint, event));
+                self.ledger
+                    .observe(endpoint, crate::health::Sign::Success, at.wall);
+                Finish::Delivered
+            }
+            Answer::Failed => Finish::Retry(Duration::from_millis(700)),
+            Answer::NotSent => Finish::Unused(Duration::from_millis(100)),
+        };
+        self.ledger.finish(endpoint, event, at.wall, finish, at);
+    }
+
+    fn record(&mut self) {
+        for (endpoint, event) in std::mem::take(&mut self.recording) {
+            self.ledger.recorded(endpoint, event);
+        }
+    }
+
+    fn plan(&mut self, hold: Duration) {
+        let now = self.at().now;
+        if let Some(plan) = self.ledger.plan(now, hold) {
+            assert!(plan.delta.bytes() <= limits::CHECKPOINT_BYTES_MAX);
+            for chunk in &plan.chunks {
+                let before = self.chunks.insert(chunk.name, chunk.body.to_vec());
+                assert_eq!(before, None, "a chunk's name was used again");
+            }
+            self.saving = Some(plan);
+        }
+    }
+
+    fn apply(&mut self, plan: &Plan) {
+        for (key, row) in &plan.delta.rows {
+            match row {
+                Some(row) => self.rows.insert(key.clone(), row.clone()),
+                None => self.rows.remove(key),
+            };
+        }
+    }
+
+    fn answer_save(&mut self, applied: Applied) {
+        let Some(plan) = self.saving.take() else {
+            return;
+        };
+        match applied {
+            Applied::Yes => {
+                self.apply(&plan);
+                for name in self.ledger.commit(plan) {
+                    self.chunks.remove(&name);
+                }
+            }
+            Applied::No => {
+                for name in self.ledger.abort(&plan) {
+                    self.chunks.remove(&name);
+                }
+            }
+            Applied::YesAndCrash => {
+                self.apply(&plan);
+                self.reload();
+            }
+        }
+    }
+
+    fn pause(&mut self, number: u8, intent: EndpointIntent) {
+        let id = EndpointId::from_bytes([number; 10]);
+        if let Some(endpoint) = self.endpoints.get_mut(&id) {
+            endpoint.intent = intent;
+            endpoint.version += 1;
+            self.ledger.subscribe(Arc::new(endpoint.clone()));
+        }
+    }
+
+    fn delete(&mut self, number: u8) {
+        let id = EndpointId::from_bytes([number; 10]);
+        if let Some(mut endpoint) = self.endpoints.remove(&id) {
+            endpoint.deleted = true;
+            endpoint.version += 1;
+            self.ledger.subscribe(Arc::new(endpoint));
+        }
+    }
+
+    fn step(&mut self, op: &Op) {
+        match op {
+            Op::Append { writer, count } => self.log.get_mut(&stream(*writer)).unwrap().push(*count),
+            Op::ReadShared => self.read_shared(),
+            Op::ReadOwn => self.read_own(),
+            Op::Start => self.start_attempts(),
+            Op::End(pick, answer) => self.end_attempt(*pick, *answer),
+            Op::Record => self.record(),
+            Op::Plan => self.plan(Duration::from_millis(100)),
+            Op::Save(applied) => self.answer_save(*applied),
+            Op::Settle => self.ledger.settle(self.at().now),
+            Op::Wait(ms) => self.elapsed += Duration::from_millis(*ms),
+            Op::Pause(number) => self.pause(*number, EndpointIntent::Paused),
+            Op::Resume(number) => self.pause(*number, EndpointIntent::Active),
+            Op::Delete(number) => self.delete(*number),
+            Op::Crash => self.reload(),
+        }
+    }
+
+    /// Everything works from now on: delivers what is owed.
+    fn drain(&mut self) {
+        (1..=ENDPOINTS).for_each(|number| self.pause(number, EndpointIntent::Active));
+        for _ in 0..10_000 {
+            self.read_shared();
+            self.read_own();
+            self.start_attempts();
+            while !self.in_flight.is_empty() {
+                self.end_attempt(0, Answer::Ok);
+            }
+            self.record();
+            self.plan(Duration::ZERO);
+            let saved_all = self.saving.is_none();
+            self.answer_save(Applied::Yes);
+            self.ledger.settle(self.at().now);
+            self.elapsed += Duration::from_millis(800);
+            if saved_all && self.is_idle() {
+                return;
+            }
+        }
+        panic!("never came to rest: {} undone", self.ledger.undone());
+    }
+
+    fn is_idle(&self) -> bool {
+        let read_all = self.log.iter().all(|(stream, batches)| {
+            self.ledger.shared().saved.at(*stream).as_u64() == u64::try_from(batches.len()).unwrap()
+        });
+        read_all && self.ledger.undone() == 0 && self.ledger.own_runs().count() == 0
+    }
+
+    fn check(&self) {
+        let mut expected = BTreeSet::new();
+        let mut scans = 0;
+        for (stream, batches) in &self.log {
+            for (seq, count) in (1..).zip(batches) {
+                scans += u64::from(*count);
+                for endpoint in self.endpoints.keys() {
+                    expected
+                        .extend((0..*count).map(|index| (*endpoint, stream.address(Seq::new(seq), index))));
+                }
+            }
+        }
+        let missing: Vec<_> = expected.difference(&self.delivered).collect();
+        assert!(missing.is_empty(), "lost: {missing:?}");
+        assert!(
+            self.rows.keys().all(|key| key.kind != RowKind::Chunk),
+            "chunks stay behind: {:?}",
+            self.rows
+        );
+        let usage = self.rows.iter().find(|(key, _)| key.kind == RowKind::Usage);
+        let usage: UsageCounts = usage
+            .map(|(_, row)| serde_json::from_str(row).unwrap())
+            .unwrap_or_default();
+        assert_eq!(usage.events, scans, "scans are counted exactly");
+        if self.endpoints.len() == usize::from(ENDPOINTS) {
+            let deliveries = u64::try_from(expected.len()).unwrap();
+            assert_eq!(usage.deliveries, deliveries, "deliveries are counted exactly");
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Ok,
+    Failed,
+    NotSent,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Applied {
+    Yes,
+    No,
+    YesAndCrash,
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Append { writer: u64, count: u16 },
+    ReadShared,
+    ReadOwn,
+    Start,
+    End(usize, Answer),
+    Record,
+    Plan,
+    Save(Applied),
+    Settle,
+    Wait(u64),
+    Pause(u8),
+    Resume(u8),
+    Delete(u8),
+    Crash,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let answer = prop_oneof![5 => Just(Answer::Ok), 2 => Just(Answer::Failed), 1 => Just(Answer::NotSent)];
+    let applied =
+        prop_oneof![6 => Just(Applied::Yes), 2 => Just(Applied::No), 1 => Just(Applied::YesAndCrash)];
+    prop_oneof![
+        6 => (1..=STREAMS, 0_u16..4).prop_map(|(writer, count)| Op::Append { writer, count }),
+        8 => Just(Op::ReadShared),
+        5 => Just(Op::ReadOwn),
+        8 => Just(Op::Start),
+        10 => (any::<usize>(), answer).prop_map(|(pick, answer)| Op::End(pick, answer)),
+        6 => Just(Op::Record),
+        6 => Just(Op::Plan),
+        6 => applied.prop_map(Op::Save),
+        6 => Just(Op::Settle),
+        5 => (1_u64..1500).prop_map(Op::Wait),
+        1 => (1..=ENDPOINTS).prop_map(Op::Pause),
+        2 => (1..=ENDPOINTS).prop_map(Op::Resume),
+        1 => Just(Op::Crash),
+    ]
+}
+
+fn stream(writer: u64) -> Stream {
+    Stream {
+        partition: PartitionId::new(0),
+        writer: WriterId::from_u64(writer),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_every_event_is_delivered_and_counted_once(ops in proptest::collection::vec(op(), 0..160)) {
+        let mut world = World::new();
+        ops.iter().for_each(|op| world.step(op));
+        world.drain();
+        world.check();
+    }
+
+    #[test]
+    fn deleting_an_endpoint_at_any_moment_costs_the_others_nothing(
+        ops in proptest::collection::vec(op(), 0..120),
+        at in any::<prop::sample::Index>(),
+        number in 1..=ENDPOINTS,
+    ) {
+        let mut world = World::new();
+        let at = at.index(ops.len() + 1);
+        for (index, op) in ops.iter().chain([&Op::Settle]).enumerate() {
+            if index == at {
+                world.step(&Op::Delete(number));
+            }
+            world.step(op);
+        }
+        world.drain();
+        world.check();
+    }
+}
+
+#[test]
+fn a_quiet_healthy_life_repeats_nothing_and_writes_no_chunk() {
+    let mut world = World::new();
+    for count in 1..50 {
+        world.step(&Op::Append {
+            writer: 1,
+            count: count % 4,
+        });
+        world.step(&Op::ReadShared);
+        for _ in 0..30 {
+            world.step(&Op::Start);
+            while !world.in_flight.is_empty() {
+                world.step(&Op::End(0, Answer::Ok));
+            }
+        }
+        world.step(&Op::Record);
+        world.step(&Op::Plan);
+        world.step(&Op::Save(Applied::Yes));
+        world.step(&Op::Settle);
+        assert!(world.chunks.is_empty());
+    }
+    world.drain();
+    world.check();
+    assert_eq!(world.attempts, world.delivered.len());
+}
+
+#[test]
+fn a_lagging_endpoint_holds_neither_memory_nor_the_shared_cursor() {
+    let mut world = World::new();
+    world.step(&Op::Pause(1));
+    for _ in 0..5000 {
+        world.step(&Op::Append { writer: 1, count: 3 });
+        world.step(&Op::ReadShared);
+        while world
+            .ledger
+            .is_ready(EndpointId::from_bytes([2; 10]), crate::queue::Class::Fresh)
+            || world
+                .ledger
+                .is_ready(EndpointId::from_bytes([3; 10]), crate::queue::Class::Fresh)
+        {
+            world.step(&Op::Start);
+            while !world.in_flight.is_empty() {
+                world.step(&Op::End(0, Answer::Ok));
+            }
+        }
+        world.step(&Op::Record);
+        world.step(&Op::Plan);
+        world.step(&Op::Save(Applied::Yes));
+        world.step(&Op::Settle);
+        assert!(world.ledger.undone() <= 3, "{} undone", world.ledger.undone());
+        assert!(world.ledger.shared().pending_len() <= 1);
+    }
+    assert!(world.rows.len() < 10 && world.chunks.is_empty());
+    let paused = world.ledger.subscriber(EndpointId::from_bytes([1; 10])).unwrap();
+    assert_eq!(paused.own().unwrap().behind, 15_000 - 3);
+    world.drain();
+    world.check();
+    assert_eq!(world.attempts, world.delivered.len(), "nothing is repeated");
+}

@@ -1,0 +1,109 @@
+//! What the deliverer tells the operator: one name per thing.
+
+use std::time::Duration;
+
+use ::metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use qrelay_store::id::PartitionId;
+
+const MATCHED: &str = "qrelay_deliveries_matched_total";
+const ATTEMPTS: &str = "qrelay_delivery_attempts_total";
+const ENDED: &str = "qrelay_deliveries_ended_total";
+const WAITING: &str = "qrelay_deliveries_waiting";
+const LAG: &str = "qrelay_delivery_lag_seconds";
+const SCAN_TO_WEBHOOK: &str = "qrelay_scan_to_webhook_seconds";
+const UNREADABLE: &str = "qrelay_log_unreadable_total";
+const CHECKPOINTS: &str = "qrelay_checkpoints_total";
+const LEASES: &str = "qrelay_leases_held";
+const DAMAGED: &str = "qrelay_checkpoint_damaged_total";
+const NOT_MADE: &str = "qrelay_delivery_attempts_not_made_total";
+
+/// Describes all metrics of the deliverer. To be called once a recorder is installed.
+pub fn describe() {
+    describe_counter!(
+        MATCHED,
+        "Events matched to an endpoint: deliveries that are owed."
+    );
+    describe_counter!(ATTEMPTS, "Attempts made, by error class (`ok` for a 2xx).");
+    describe_counter!(ENDED, "Deliveries that ended, by status: succeeded or given_up.");
+    describe_gauge!(
+        WAITING,
+        "Deliveries that wait, by partition and cause: fresh, retry or throttled."
+    );
+    describe_gauge!(
+        LAG,
+        Unit::Seconds,
+        "How long the oldest fresh delivery of a partition has waited for its turn."
+    );
+    describe_histogram!(
+        SCAN_TO_WEBHOOK,
+        Unit::Seconds,
+        "From an event's recording to its first 2xx."
+    );
+    describe_counter!(
+        UNREADABLE,
+        "Batches and records of the log that cannot be read, and are given up. Alert above 0."
+    );
+    describe_counter!(
+        CHECKPOINTS,
+        "Saves of checkpoints, by result: applied, never, unknown or fenced."
+    );
+    describe_gauge!(LEASES, "Partitions that this process holds.");
+    describe_counter!(
+        DAMAGED,
+        "Rows and chunks of checkpoints that cannot be read. Alert above 0."
+    );
+    describe_counter!(
+        NOT_MADE,
+        "Attempts that could not be made for reasons of our own, and are tried again."
+    );
+}
+
+pub(crate) fn matched(count: usize) {
+    counter!(MATCHED).increment(u64::try_from(count).unwrap_or(u64::MAX));
+}
+
+pub(crate) fn attempted(class: &'static str) {
+    let class = if class.is_empty() { "ok" } else { class };
+    counter!(ATTEMPTS, "class" => class).increment(1);
+}
+
+pub(crate) fn not_made() {
+    counter!(NOT_MADE).increment(1);
+}
+
+pub(crate) fn delivered(after: Duration) {
+    counter!(ENDED, "status" => "succeeded").increment(1);
+    histogram!(SCAN_TO_WEBHOOK).record(after.as_secs_f64());
+}
+
+pub(crate) fn given_up() {
+    counter!(ENDED, "status" => "given_up").increment(1);
+}
+
+pub(crate) fn waiting(
+    partition: PartitionId,
+    (fresh, retry, throttled): (usize, usize, usize),
+    oldest: Duration,
+) {
+    for (cause, count) in [("fresh", fresh), ("retry", retry), ("throttled", throttled)] {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        gauge!(WAITING, "partition" => partition.to_string(), "cause" => cause).set(f64::from(count));
+    }
+    gauge!(LAG, "partition" => partition.to_string()).set(oldest.as_secs_f64());
+}
+
+pub(crate) fn unreadable(what: &'static str) {
+    counter!(UNREADABLE, "what" => what).increment(1);
+}
+
+pub(crate) fn checkpoint(result: &'static str) {
+    counter!(CHECKPOINTS, "result" => result).increment(1);
+}
+
+pub(crate) fn leases_held(change: f64) {
+    gauge!(LEASES).increment(change);
+}
+
+pub(crate) fn damaged(count: usize) {
+    counter!(DAMAGED).increment(u64::try_from(count).unwrap_or(u64::MAX));
+}

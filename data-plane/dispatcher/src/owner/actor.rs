@@ -1,0 +1,440 @@
+//! The task that owns all state of a partition.
+//!
+//! A loop: do what can be done now ([`Actor::advance`]), then wait for a message or the next moment at which
+//! something is due. It never waits for the store or a receiver itself.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use qrelay_store::{
+    Timestamp,
+    id::{CommandId, ConfigSeq, EndpointId, EventAddress, PartitionId, Seq},
+    limits,
+    model::Endpoint,
+    store::{AttemptRow, Cas, Command, Result},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Shard,
+    reader::{LogReader, NEWS_MAX, News, see},
+    saving::Answer,
+    turns::Limiter,
+};
+use crate::{
+    attempt::Over,
+    cursor::Stream,
+    lease::{Held, Sending},
+    ledger::{Ledger, feed::SeenBatch, plan::Plan, sending::Job},
+    metrics,
+};
+
+/// How often lagging endpoints are looked for.
+const SETTLE_PERIOD: Duration = Duration::from_millis(200);
+/// How often backlogs and gauges are brought up to date.
+const REPORT_PERIOD: Duration = Duration::from_secs(1);
+/// Pause before an own run that could not be read is read again.
+const OWN_READ_PAUSE: Duration = Duration::from_millis(250);
+/// How far beyond its deadline a drain may go for its last rows and saves.
+const CLOSE_MARGIN: Duration = Duration::from_secs(2);
+
+/// How an owner ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// It was stopped, and gave the lease back if it could.
+    Stopped,
+    /// Somebody else has the lease.
+    Fenced,
+}
+
+/// What a task brings back.
+pub(super) enum Done {
+    /// The log reader ended, which it does only with its owner.
+    Reader,
+    /// An attempt of a delivery.
+    Attempt(Box<(Job, Over)>),
+    /// A test.
+    Test(Box<(Command, Arc<Endpoint>, EventAddress, Over)>),
+    /// An own run's read.
+    OwnRead(EndpointId, Stream, Result<OwnRead>),
+    /// Rows of the attempt log: those that end a delivery.
+    Recorded(Result<Vec<(EndpointId, EventAddress)>, Vec<AttemptRow>>),
+    /// A save.
+    Saved(Sending, Option<Box<Plan>>, Answer),
+    /// Commands that wait, each with its endpoint as it is now.
+    Commands(Result<Vec<(Command, Option<Arc<Endpoint>>)>>),
+    /// A command's result was put down, or not.
+    Finished(CommandId, Result<()>),
+    /// Something that nobody waits for.
+    Nothing,
+    /// The lease was given back, or not.
+    Released(Result<Cas>),
+}
+
+/// What an own run's read brought.
+pub(super) enum OwnRead {
+    /// Batches in order.
+    Batches(Vec<SeenBatch>),
+    /// Nothing stands there; the next batch is after this one.
+    Nothing(Seq),
+}
+
+/// Whether the owner is being stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mode {
+    Running,
+    /// Nothing new is started. Exchanges may go on until the instant.
+    Draining(Instant),
+    /// All is saved; the lease is being given back.
+    Releasing,
+}
+
+/// The owner of one partition.
+pub(super) struct Actor {
+    pub(super) shard: Arc<Shard>,
+    pub(super) partition: PartitionId,
+    pub(super) ledger: Ledger,
+    pub(super) held: Held,
+    /// Until when a request's first byte may be sent.
+    pub(super) until: watch::Sender<Instant>,
+    pub(super) work: JoinSet<Done>,
+    pub(super) mode: Mode,
+    pub(super) end: Option<End>,
+    news: mpsc::Receiver<News>,
+    reader: AbortHandle,
+    // Turns.
+    pub(super) ready: VecDeque<EndpointId>,
+    pub(super) in_ready: HashSet<EndpointId>,
+    pub(super) timers: BTreeSet<(Instant, EndpointId)>,
+    pub(super) limiters: HashMap<EndpointId, Limiter>,
+    pub(super) exchanges: usize,
+    pub(super) starved: bool,
+    // Own runs.
+    own_reading: HashSet<EndpointId>,
+    own_paused: HashMap<EndpointId, Instant>,
+    // The attempt log.
+    pub(super) rows: Vec<AttemptRow>,
+    pub(super) rows_due: Instant,
+    pub(super) recording: bool,
+    // Saves.
+    pub(super) saving: bool,
+    pub(super) in_doubt: Option<Box<Plan>>,
+    pub(super) save_at: Instant,
+    /// The last look found nothing to save, and nothing happened since.
+    pub(super) nothing_to_save: bool,
+    // Commands.
+    pub(super) commands_due: Instant,
+    pub(super) commands_polled: bool,
+    pub(super) known_commands: HashSet<CommandId>,
+    pub(super) tests: VecDeque<Command>,
+    settle_at: Instant,
+    report_at: Instant,
+}
+
+impl Actor {
+    pub(super) fn new(shard: Arc<Shard>, ledger: Ledger, held: Held) -> Self {
+        let (sender, news) = mpsc::channel(NEWS_MAX);
+        let (store, bodies) = (Arc::clone(&shard.store), shard.sender.bodies.clone());
+        let partition = ledger.partition();
+        let reader = LogReader::new(store, bodies, partition, &ledger.shared().read, sender);
+        let mut work = JoinSet::new();
+        let reader = work.spawn(async move {
+            reader.run().await;
+            Done::Reader
+        });
+        let now = Instant::now();
+        Self {
+            until: watch::Sender::new(held.start_until()),
+            shard,
+            partition,
+            ledger,
+            held,
+            work,
+            mode: Mode::Running,
+            end: None,
+            news,
+            reader,
+            ready: VecDeque::new(),
+            in_ready: HashSet::new(),
+            timers: BTreeSet::new(),
+            limiters: HashMap::new(),
+            exchanges: 0,
+            starved: false,
+            own_reading: HashSet::new(),
+            own_paused: HashMap::new(),
+            rows: Vec::new(),
+            rows_due: now,
+            recording: false,
+            saving: false,
+            in_doubt: None,
+            save_at: now,
+            nothing_to_save: false,
+            commands_due: now,
+            commands_polled: false,
+            known_commands: HashSet::new(),
+            tests: VecDeque::new(),
+            settle_at: now,
+            report_at: now,
+        }
+    }
+
+    /// Runs until stopped or fenced. Dropping it cuts everything that is under way.
+    pub(super) async fn run(mut self, stop: &CancellationToken) -> End {
+        let hints = self.shard.store.hints().partition(self.partition);
+        let (mut commands, mut freed) = (hints.commands(), self.shard.permits.freed());
+        loop {
+            self.advance();
+            if let Some(end) = self.end {
+                return end;
+            }
+            let wake = self.next_wake();
+            let reads = self.mode == Mode::Running && self.ledger.may_read();
+            tokio::select! {
+                Some(done) = self.work.join_next() => match done {
+                    Ok(done) => self.take(done),
+                    // Only an aborted reader is cancelled; a panic is a bug of ours.
+                    Err(error) if error.is_cancelled() => {}
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                },
+                Some(news) = self.news.recv(), if reads => self.learn(news),
+                Ok(()) = freed.changed(), if self.starved => self.starved = false,
+                Ok(()) = commands.changed() => self.commands_due = Instant::now(),
+                () = stop.cancelled(), if self.mode == Mode::Running => self.drain(),
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Does all that can be done now.
+    fn advance(&mut self) {
+        let now = Instant::now();
+        if now >= self.settle_at {
+            self.settle_at = now + SETTLE_PERIOD;
+            self.ledger.settle(now);
+        }
+        if now >= self.report_at {
+            self.report_at = now + REPORT_PERIOD;
+            self.ledger.refresh_backlogs(now);
+            metrics::waiting(
+                self.partition,
+                self.ledger.waiting(),
+                self.ledger.oldest_fresh(now),
+            );
+        }
+        if self.mode == Mode::Running {
+            self.read_own_runs(now);
+            self.poll_commands(now);
+            self.take_turns(now);
+        }
+        self.record_rows(now);
+        self.save(now);
+        self.close(now);
+    }
+
+    /// When something is due, at the latest.
+    fn next_wake(&self) -> Instant {
+        let mut wake = self.settle_at.min(self.report_at);
+        if !self.saving {
+            wake = wake.min(self.next_save());
+        }
+        if !self.rows.is_empty() && !self.recording {
+            wake = wake.min(self.rows_due);
+        }
+        match self.mode {
+            Mode::Running => {
+                wake = wake.min(self.commands_due);
+                if let Some((at, _)) = self.timers.first() {
+                    wake = wake.min(*at);
+                }
+            }
+            Mode::Draining(deadline) => wake = wake.min(deadline),
+            Mode::Releasing => {}
+        }
+        // A moment that has passed and still could not be used (the store is busy) must not spin.
+        wake.max(Instant::now() + Duration::from_millis(1))
+    }
+
+    fn learn(&mut self, news: News) {
+        let at = self.shard.moment();
+        match news {
+            News::Config { endpoints, batch } => {
+                endpoints
+                    .into_iter()
+                    .for_each(|endpoint| self.ledger.subscribe(endpoint));
+                metrics::matched(self.ledger.feed_shared(batch, at));
+            }
+            News::Batches(batches) => {
+                for batch in batches {
+                    metrics::matched(self.ledger.feed_shared(batch, at));
+                }
+            }
+            News::Gap(stream, through) => self.ledger.skip_shared(stream, through),
+            News::Writers(writers) => {
+                let partition = self.partition;
+                let known =
+                    |stream: Stream| stream.partition != partition || writers.contains(&stream.writer);
+                self.ledger.forget_streams(known);
+            }
+        }
+    }
+
+    fn take(&mut self, done: Done) {
+        match done {
+            Done::Reader | Done::Nothing => {}
+            Done::Attempt(attempt) => {
+                let (job, over) = *attempt;
+                self.exchanges -= 1;
+                self.end_attempt(job, over);
+            }
+            Done::Test(test) => {
+                let (command, endpoint, event, over) = *test;
+                self.exchanges -= 1;
+                self.end_test(command, &endpoint, event, over);
+            }
+            Done::OwnRead(endpoint, stream, read) => self.end_own_read(endpoint, stream, read),
+            Done::Recorded(result) => self.end_recording(result),
+            Done::Saved(sending, plan, answer) => self.end_save(sending, plan, answer),
+            Done::Commands(commands) => self.take_commands(commands),
+            Done::Finished(command, result) => self.command_finished(command, result),
+            Done::Released(result) => {
+                match result {
+                    Ok(Cas::Applied) => {
+                        tracing::info!(partition = %self.partition, "gave the partition back")
+                    }
+                    Ok(Cas::Lost(_)) => {
+                        tracing::warn!(partition = %self.partition, "the lease was lost before it was given back")
+                    }
+                    Err(error) => {
+                        tracing::warn!(partition = %self.partition, %error, "cannot give the lease back; it ends by itself")
+                    }
+                }
+                self.end = Some(End::Stopped);
+            }
+        }
+    }
+
+    // ---- Own runs ----
+
+    fn read_own_runs(&mut self, now: Instant) {
+        self.own_paused.retain(|_, until| *until > now);
+        let wanted: Vec<_> = self
+            .ledger
+            .own_runs()
+            .filter(|endpoint| {
+                !self.own_reading.contains(endpoint) && !self.own_paused.contains_key(endpoint)
+            })
+            .filter_map(|endpoint| Some((endpoint, self.ledger.own_wants(endpoint, now)?)))
+            .collect();
+        for (endpoint, (stream, after, through)) in wanted {
+            self.own_reading.insert(endpoint);
+            let shard = Arc::clone(&self.shard);
+            self.work.spawn(async move {
+                let read = read_own(&shard, stream, after, through).await;
+                Done::OwnRead(endpoint, stream, read)
+            });
+        }
+    }
+
+    fn end_own_read(&mut self, endpoint: EndpointId, stream: Stream, read: Result<OwnRead>) {
+        self.own_reading.remove(&endpoint);
+        let at = self.shard.moment();
+        match read {
+            Ok(OwnRead::Batches(batches)) => {
+                batches
+                    .iter()
+                    .for_each(|batch| self.ledger.feed_own(endpoint, batch, at));
+                // It may be level with the shared run now.
+                self.settle_at = at.now;
+            }
+            Ok(OwnRead::Nothing(through)) => self.ledger.skip_own(endpoint, stream, through),
+            Err(error) => {
+                tracing::warn!(partition = %self.partition, %endpoint, %error, "cannot read for a lagging endpoint; trying again");
+                self.own_paused.insert(endpoint, at.now + OWN_READ_PAUSE);
+            }
+        }
+    }
+
+    // ---- The end ----
+
+    fn drain(&mut self) {
+        self.reader.abort();
+        self.mode = Mode::Draining(Instant::now() + self.shard.config.drain_deadline);
+        self.save_at = Instant::now();
+        tracing::debug!(partition = %self.partition, exchanges = self.exchanges, "draining");
+    }
+
+    /// Gives the lease back once everything is over or saved.
+    fn close(&mut self, now: Instant) {
+        let Mode::Draining(deadline) = self.mode else {
+            return;
+        };
+        if now >= deadline + CLOSE_MARGIN {
+            tracing::warn!(partition = %self.partition, "stopped without a last save; what it would have held is repeated");
+            self.end = Some(End::Stopped);
+            return;
+        }
+        let over = self.exchanges == 0 || now >= deadline;
+        let recorded = self.rows.is_empty() && !self.recording;
+        if !over || !recorded || self.saving || self.held.is_unresolved() {
+            return;
+        }
+        if !self.nothing_to_save {
+            self.save_at = now;
+            return;
+        }
+        self.mode = Mode::Releasing;
+        let (expected, lease) = self.held.release();
+        let (shard, partition) = (Arc::clone(&self.shard), self.partition);
+        self.work
+            .spawn(async move { Done::Released(shard.store.claim(partition, Some(expected), &lease).await) });
+    }
+
+    pub(super) fn wall(&self) -> Timestamp {
+        self.shard.sender.clock.now()
+    }
+}
+
+/// Reads on for an own run, at most as far as the shared run was. A batch that is missing there was given up by the
+/// shared run, or taken by retention.
+async fn read_own(shard: &Shard, stream: Stream, after: Seq, through: Seq) -> Result<OwnRead> {
+    let store = &shard.store;
+    if stream == Stream::CONFIG {
+        let rows = store
+            .config_after(ConfigSeq::new(after.as_u64()), limits::CONFIG_CHANGES_PER_ROW)
+            .await?;
+        let rows = rows
+            .into_iter()
+            .filter(|row| row.seq.as_u64() <= through.as_u64());
+        let batches: Vec<_> = rows.map(|row| super::reader::see_config(&row)).collect();
+        return Ok(if batches.is_empty() {
+            OwnRead::Nothing(through)
+        } else {
+            OwnRead::Batches(batches)
+        });
+    }
+    let batches = store
+        .read(
+            stream.partition,
+            stream.writer,
+            after,
+            through,
+            limits::READ_BYTES_MAX / 4,
+        )
+        .await?;
+    if batches.is_empty() {
+        let next = store.next_seq(stream.partition, stream.writer, after).await?;
+        let before = next.map_or(through, |next| Seq::new(next.as_u64() - 1).min(through));
+        tracing::warn!(%stream, %after, %before, "batches that a lagging endpoint had not read are gone");
+        return Ok(OwnRead::Nothing(before));
+    }
+    let seen = batches.iter().map(|batch| see(batch, PartitionId::TEST));
+    Ok(OwnRead::Batches(seen.collect()))
+}

@@ -1,0 +1,184 @@
+//! Commands: what callers ask the owner to do, because only it connects to a tenant's URL.
+//!
+//! A test is one exchange with a synthetic event, within the endpoint's concurrency and pace, also while the endpoint
+//! is paused or disabled. It has a row in the attempt log and no bearing on health. A command older than anybody
+//! waits for is refused, so that a restart does not send yesterday's tests.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use qrelay_store::{
+    event::{Event, EventType},
+    id::{CommandId, EventAddress},
+    limits,
+    model::Endpoint,
+    store::{Command, CommandKind, CommandResult, DeliveryStatus, Result},
+};
+use tokio::time::Instant;
+
+use super::{
+    Shard,
+    actor::{Actor, Done},
+};
+use crate::attempt::{Attempt, Made, Over, RowOf};
+
+/// How often commands are looked for, hints or not.
+const POLL_PERIOD: Duration = Duration::from_secs(1);
+/// Commands taken at once.
+const TAKE_MAX: usize = 64;
+
+impl Actor {
+    pub(super) fn poll_commands(&mut self, now: Instant) {
+        if self.commands_polled || now < self.commands_due {
+            return;
+        }
+        self.commands_polled = true;
+        self.commands_due = now + POLL_PERIOD;
+        let (shard, partition) = (Arc::clone(&self.shard), self.partition);
+        self.work.spawn(async move {
+            let commands = async {
+                let mut all = Vec::new();
+                for command in shard.store.pending_commands(partition, TAKE_MAX).await? {
+                    let CommandKind::Test { endpoint } = command.kind;
+                    // Its creation may not have come through the configuration log yet.
+                    let endpoint = shard.store.endpoint(endpoint).await?;
+                    all.push((command, endpoint));
+                }
+                Ok(all)
+            };
+            Done::Commands(commands.await)
+        });
+    }
+
+    pub(super) fn take_commands(&mut self, commands: Result<Vec<(Command, Option<Arc<Endpoint>>)>>) {
+        self.commands_polled = false;
+        let commands = match commands {
+            Ok(commands) => commands,
+            Err(error) => {
+                tracing::warn!(partition = %self.partition, %error, "cannot read commands; trying again");
+                return;
+            }
+        };
+        let wall = self.wall();
+        for (command, endpoint) in commands {
+            if !self.known_commands.insert(command.id) {
+                continue;
+            }
+            let here = endpoint.filter(|endpoint| !endpoint.deleted && endpoint.home == self.partition);
+            let refused = match &here {
+                None => Some("the endpoint does not exist"),
+                Some(_) if wall.since(command.created_at) > limits::TEST_WAIT => {
+                    Some("it waited for too long")
+                }
+                Some(_) => None,
+            };
+            match (refused, here) {
+                (Some(reason), _) => self.refuse(command.id, reason),
+                (None, Some(endpoint)) => {
+                    self.ledger.subscribe(endpoint);
+                    self.tests.push_back(command);
+                }
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// Starts the tests for which there is room; the others keep their order.
+    pub(super) fn start_tests(&mut self, now: Instant) {
+        for _ in 0..self.tests.len() {
+            let Some(command) = self.tests.pop_front() else {
+                return;
+            };
+            if self.wall().since(command.created_at) > limits::TEST_WAIT {
+                self.refuse(command.id, "the endpoint's other requests left no room in time");
+            } else if !self.start_test(&command, now) {
+                self.tests.push_back(command);
+            }
+        }
+    }
+
+    fn start_test(&mut self, command: &Command, now: Instant) -> bool {
+        let CommandKind::Test { endpoint: id } = command.kind;
+        let Some(room) = self.shard.permits.try_take() else {
+            self.starved = true;
+            return false;
+        };
+        let Some(endpoint) = self.ledger.begin_test(id) else {
+            return false;
+        };
+        if let Some(wait) = self.probation_wait(id) {
+            self.ledger.end_test(id);
+            self.timers.insert((now + wait, id));
+            return false;
+        }
+        let room = room.begin();
+        self.exchanges += 1;
+        let event = EventAddress::test();
+        let sample = Event::sample(&self.shard.sender.ids, event, self.wall(), endpoint.tenant);
+        let attempt = Attempt {
+            endpoint: Arc::clone(&endpoint),
+            event,
+            body: Some(Bytes::from(sample.to_bytes())),
+        };
+        let (shard, until, command) = (Arc::clone(&self.shard), self.until.subscribe(), command.clone());
+        self.work.spawn(async move {
+            let over = shard.sender.attempt(attempt, until, room).await;
+            Done::Test(Box::new((command, endpoint, event, over)))
+        });
+        true
+    }
+
+    pub(super) fn end_test(
+        &mut self,
+        command: Command,
+        endpoint: &Endpoint,
+        event: EventAddress,
+        over: Over,
+    ) {
+        self.ledger.end_test(endpoint.id);
+        let outcome = match over.made {
+            Made::Exchange(outcome) => outcome,
+            Made::NotMade(reason) => return self.refuse(command.id, &reason),
+            Made::Never(reason) => return self.refuse(command.id, reason),
+        };
+        let status = if outcome.is_success() {
+            DeliveryStatus::Succeeded
+        } else {
+            DeliveryStatus::GivenUp
+        };
+        let row = RowOf {
+            endpoint,
+            event,
+            event_type: EventType::ScanCreated,
+            number: 1,
+            first_at: over.began,
+            began: over.began,
+            status,
+            next_attempt_at: None,
+        };
+        let row = row.exchange(&outcome);
+        self.add_row(row.clone());
+        self.finish_command(command.id, CommandResult::Attempt(Box::new(row)));
+    }
+
+    fn refuse(&mut self, command: CommandId, reason: &str) {
+        let reason = reason.to_owned();
+        self.finish_command(command, CommandResult::Refused { reason });
+    }
+
+    fn finish_command(&mut self, command: CommandId, result: CommandResult) {
+        let (shard, partition): (Arc<Shard>, _) = (Arc::clone(&self.shard), self.partition);
+        self.work.spawn(async move {
+            let finished = shard.store.finish_command(partition, command, &result).await;
+            Done::Finished(command, finished)
+        });
+    }
+
+    /// A command whose result could not be put down is found pending again, and refused once it is too old.
+    pub(super) fn command_finished(&mut self, command: CommandId, result: Result<()>) {
+        self.known_commands.remove(&command);
+        if let Err(error) = result {
+            tracing::warn!(partition = %self.partition, %error, %command, "cannot put a command's result down");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The owner of a partition: claims its lease, loads its checkpoint, and runs it until it is stopped or fenced.
+//!
+//! One task owns all state of a partition ([`actor::Actor`]); everything that waits (reads, exchanges, saves) runs in
+//! tasks of its own and comes back as a message. When the lease is lost, all of it is dropped, in-flight exchanges
+//! included, and the partition is claimed anew like any other.
+
+mod actor;
+mod commands;
+mod reader;
+mod saving;
+mod turns;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use qrelay_store::{
+    checkpoint::{RowKey, RowKind},
+    id::{OwnerId, PartitionId},
+    model::Endpoint,
+    store::{Cas, Result, SharedStore, StoreError},
+};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    attempt::Sender,
+    config::Config,
+    lease::{Exclusive, Held, Watch},
+    ledger::{
+        Ledger,
+        feed::Moment,
+        load::{Loaded, LoadedChunk},
+    },
+    metrics,
+    outstanding::{self, DoneMap},
+    permits::Permits,
+};
+
+use self::actor::{Actor, End};
+
+/// Pause between looks at a lease, and after a failure of the store.
+const LOOK_PERIOD: Duration = Duration::from_millis(500);
+/// Chunks read at once while loading.
+const CHUNK_READS: usize = 8;
+/// Endpoints per page while loading.
+const ENDPOINT_PAGE: usize = 500;
+
+/// What the partitions of one process share.
+pub(crate) struct Shard {
+    pub(crate) owner: OwnerId,
+    pub(crate) store: SharedStore,
+    pub(crate) sender: Sender,
+    pub(crate) permits: Permits,
+    pub(crate) config: Config,
+}
+
+impl Shard {
+    fn moment(&self) -> Moment {
+        Moment {
+            now: Instant::now(),
+            wall: self.sender.clock.now(),
+        }
+    }
+}
+
+/// Owns a partition whenever its lease can be had, until `stop`.
+pub(crate) async fn own(shard: Arc<Shard>, partition: PartitionId, stop: CancellationToken) {
+    let mut watch = Watch::default();
+    while !stop.is_cancelled() {
+        match Box::pin(once(&shard, partition, &mut watch, &stop)).await {
+            Ok(Some(End::Stopped)) => return,
+            Ok(Some(End::Fenced)) => {
+                tracing::warn!(%partition, "lost the lease; everything of the partition was stopped");
+                watch.forget();
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%partition, %error, "cannot take the partition up; trying again");
+                watch.forget();
+            }
+        }
+        tokio::select! {
+            () = sleep(LOOK_PERIOD) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Looks at the lease; if it can be had, claims it and runs the partition to its end.
+async fn once(
+    shard: &Arc<Shard>,
+    partition: PartitionId,
+    watch: &mut Watch,
+    stop: &CancellationToken,
+) -> Result<Option<End>> {
+    let store = &shard.store;
+    let lease = store.lease(partition).await?;
+    // A claim of ours whose answer was lost is nobody else's.
+    let ours = lease
+        .as_ref()
+        .is_some_and(|lease| lease.owner == Some(shard.owner));
+    let exclusive = if store.exclusive() || ours {
+        Exclusive::Yes
+    } else {
+        Exclusive::No
+    };
+    let Some(expect) = watch.observe(lease.as_ref(), exclusive, Instant::now()) else {
+        return Ok(None);
+    };
+    let claim = expect.claim(shard.owner, &shard.config.addr);
+    let sent = Instant::now();
+    if store.claim(partition, expect.0, &claim).await? != Cas::Applied {
+        return Ok(None);
+    }
+    let held = Held::new(&claim, shard.owner, sent);
+    let Some(ledger) = load(shard, partition, &held).await? else {
+        return Ok(Some(End::Fenced));
+    };
+    tracing::info!(%partition, epoch = held.epoch(), undone = ledger.undone(), "took the partition up");
+    metrics::leases_held(1.0);
+    let end = Actor::new(Arc::clone(shard), ledger, held).run(stop).await;
+    metrics::leases_held(-1.0);
+    Ok(Some(end))
+}
+
+/// Reads the checkpoint. None when the lease was lost meanwhile.
+async fn load(shard: &Shard, partition: PartitionId, held: &Held) -> Result<Option<Ledger>> {
+    let (lease, rows) = shard.store.checkpoint(partition).await?;
+    let ours =
+        lease.is_some_and(|lease| lease.owner == Some(shard.owner) && lease.fence.epoch == held.epoch());
+    if !ours {
+        return Ok(None);
+    }
+    let loaded = Loaded {
+        chunks: chunks(&shard.store, partition, &rows).await?,
+        endpoints: endpoints(&shard.store, partition).await?,
+        rows,
+    };
+    let (ledger, damage) = Ledger::load(partition, held.epoch(), loaded, shard.moment());
+    if !damage.rows.is_empty() || !damage.chunks.is_empty() {
+        tracing::error!(%partition, ?damage, "parts of the checkpoint cannot be read; what they held is lost");
+        metrics::damaged(damage.rows.len() + damage.chunks.len());
+    }
+    Ok(Some(ledger))
+}
+
+async fn chunks(
+    store: &SharedStore,
+    partition: PartitionId,
+    rows: &BTreeMap<RowKey, String>,
+) -> Result<Vec<LoadedChunk>> {
+    let named = rows.iter().filter(|(key, _)| key.kind == RowKind::Chunk);
+    let readable = named.filter_map(|(key, row)| {
+        let (name, done) = (key.id.parse(), DoneMap::from_row(row));
+        if name.is_err() || done.is_err() {
+            tracing::error!(%partition, chunk = key.id, "a chunk's row cannot be read");
+            metrics::damaged(1);
+        }
+        Some((key.id.clone(), name.ok()?, done.ok()?))
+    });
+    stream::iter(readable.collect::<Vec<_>>())
+        .map(|(id, name, done)| async move {
+            let body = store.chunk(partition, &id).await?;
+            let entries = body.and_then(|body| outstanding::decode(&body).ok());
+            Ok::<_, StoreError>(LoadedChunk { name, done, entries })
+        })
+        .buffered(CHUNK_READS)
+        .try_collect()
+        .await
+}
+
+async fn endpoints(store: &SharedStore, partition: PartitionId) -> Result<Vec<Arc<Endpoint>>> {
+    let mut all: Vec<Arc<Endpoint>> = Vec::new();
+    loop {
+        let after = all.last().map(|endpoint| endpoint.id);
+        let page = store.endpoints_homed(partition, after, ENDPOINT_PAGE).await?;
+        if page.is_empty() {
+            return Ok(all);
+        }
+        all.extend(page);
+    }
+}

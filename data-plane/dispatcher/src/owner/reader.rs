@@ -1,0 +1,281 @@
+//! Reads a partition and the configuration log for the shared run.
+//!
+//! One task per owned partition. Its rounds keep the rule of DESIGN §5: learn heads, then read the configuration
+//! log's tail, then read up to those heads and no further. What it finds goes to the owner in this order through one
+//! bounded channel, so the owner has applied every change that was announced before a head was learned by the time it
+//! matches what that head covers. When the owner cannot take more, the reader waits.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use qrelay_store::{
+    id::{ConfigSeq, PartitionId, Seq, TenantId, WriterId},
+    limits,
+    model::{Endpoint, ResourceId},
+    reader::{Item, PartitionReader},
+    record::{self, Record},
+    store::{Batch, ConfigRow, Result, SharedStore},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    bodies::Bodies,
+    cursor::{Cursor, Stream},
+    ledger::feed::{Seen, SeenBatch},
+    metrics,
+    usage::UsageDelta,
+};
+
+/// Messages that may wait for the owner. Each holds at most one read.
+pub(super) const NEWS_MAX: usize = 4;
+/// Batch bytes of one read: small enough that the owner does other things in between.
+const READ_BYTES: usize = limits::READ_BYTES_MAX / 4;
+/// Rows of the configuration log in one read.
+const CONFIG_ROWS: usize = 64;
+/// Pause after the store failed.
+const AFTER_FAILURE: Duration = Duration::from_millis(250);
+/// How often the owner hears which writers still exist.
+const WRITERS_PERIOD: Duration = Duration::from_secs(60);
+
+/// What the reader tells the owner.
+#[derive(Debug)]
+pub(super) enum News {
+    /// A row of the configuration log: endpoints as they are now, and the events that it holds.
+    Config {
+        /// Endpoints that the row names, if they are homed here (or deleted).
+        endpoints: Vec<Arc<Endpoint>>,
+        /// The row as a batch.
+        batch: SeenBatch,
+    },
+    /// Batches of the partition, in order.
+    Batches(Vec<SeenBatch>),
+    /// Batches that are given up as missing.
+    Gap(Stream, Seq),
+    /// All writers that are still known; the others' streams can be forgotten.
+    Writers(BTreeSet<WriterId>),
+}
+
+/// The task.
+pub(super) struct LogReader {
+    store: SharedStore,
+    bodies: Bodies,
+    partition: PartitionId,
+    reader: PartitionReader,
+    config: ConfigSeq,
+    out: mpsc::Sender<News>,
+    writers_due: Instant,
+}
+
+/// The owner is gone.
+struct Gone;
+
+enum Stop {
+    Gone,
+    Store(qrelay_store::StoreError),
+}
+
+impl From<Gone> for Stop {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<qrelay_store::StoreError> for Stop {
+    fn from(error: qrelay_store::StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl LogReader {
+    pub(super) fn new(
+        store: SharedStore,
+        bodies: Bodies,
+        partition: PartitionId,
+        from: &Cursor,
+        out: mpsc::Sender<News>,
+    ) -> Self {
+        let streams = from.iter().filter(|(stream, _)| stream.partition == partition);
+        let positions = streams.map(|(stream, seq)| (stream.writer, seq)).collect();
+        Self {
+            reader: PartitionReader::new(Arc::clone(&store), partition, positions),
+            config: ConfigSeq::new(from.at(Stream::CONFIG).as_u64()),
+            store,
+            bodies,
+            partition,
+            out,
+            writers_due: Instant::now() + WRITERS_PERIOD,
+        }
+    }
+
+    /// Reads until the owner is gone.
+    pub(super) async fn run(mut self) {
+        let mut config = self.store.hints().config();
+        loop {
+            match self.round().await {
+                Ok(()) => {}
+                Err(Stop::Gone) => return,
+                Err(Stop::Store(error)) => {
+                    tracing::warn!(partition = %self.partition, %error, "cannot read the log; trying again");
+                    sleep(AFTER_FAILURE).await;
+                }
+            }
+            tokio::select! {
+                () = self.reader.changed() => {}
+                moved = config.changed() => {
+                    // The sender lives in the store's hints, which this task holds.
+                    if moved.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn round(&mut self) -> Result<(), Stop> {
+        self.reader.refresh().await?;
+        self.read_config().await?;
+        loop {
+            let items = self.reader.read(READ_BYTES).await?;
+            if items.is_empty() {
+                break;
+            }
+            self.tell(items).await?;
+        }
+        if Instant::now() >= self.writers_due {
+            self.writers_due = Instant::now() + WRITERS_PERIOD;
+            let writers = self.reader.positions().into_keys().collect();
+            self.send(News::Writers(writers)).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell(&mut self, items: Vec<Item>) -> Result<(), Stop> {
+        let mut batches = Vec::with_capacity(items.len());
+        for item in items {
+            match item {
+                Item::Batch(batch) => {
+                    let seen = see(&batch, self.partition);
+                    if !seen.events.is_empty() {
+                        self.bodies.keep(&batch).await;
+                    }
+                    batches.push(seen);
+                }
+                Item::Gap { writer, through, .. } => {
+                    self.send(News::Batches(std::mem::take(&mut batches))).await?;
+                    let stream = Stream {
+                        partition: self.partition,
+                        writer,
+                    };
+                    self.send(News::Gap(stream, through)).await?;
+                }
+            }
+        }
+        Ok(self.send(News::Batches(batches)).await?)
+    }
+
+    async fn read_config(&mut self) -> Result<(), Stop> {
+        loop {
+            let rows = self.store.config_after(self.config, CONFIG_ROWS).await?;
+            let Some(last) = rows.last().map(|row| row.seq) else {
+                return Ok(());
+            };
+            for row in &rows {
+                let news = self.digest(row).await?;
+                self.send(news).await?;
+                self.config = row.seq;
+            }
+            debug_assert_eq!(self.config, last);
+        }
+    }
+
+    /// Loads what a row names, as it is now: at least as new as the row says.
+    async fn digest(&self, row: &ConfigRow) -> Result<News> {
+        let mut endpoints = Vec::new();
+        let mut batch = see_config(row);
+        for change in &row.changes {
+            if let ResourceId::Endpoint(id) = change.resource
+                && let Some(endpoint) = self.store.endpoint(id).await?
+                && endpoint.home == self.partition
+            {
+                endpoints.push(endpoint);
+            }
+            if change.event.is_some() && self.counts(change.tenant).await? {
+                batch.usage.count_event(change.tenant, change.at);
+            }
+        }
+        Ok(News::Config { endpoints, batch })
+    }
+
+    /// Configuration events are counted once: by the owner of the tenant's first partition.
+    async fn counts(&self, tenant: TenantId) -> Result<bool> {
+        let tenant = self.store.tenant(tenant).await?;
+        Ok(tenant.is_some_and(|tenant| tenant.partitions.first() == Some(&self.partition)))
+    }
+
+    async fn send(&self, news: News) -> Result<(), Gone> {
+        self.out.send(news).await.map_err(|_| Gone)
+    }
+}
+
+/// A row of the configuration log as far as matching needs it.
+pub(super) fn see_config(row: &ConfigRow) -> SeenBatch {
+    let changes = (0_u16..).zip(&row.changes);
+    let events = changes.filter_map(|(index, change)| {
+        Some(Seen {
+            index,
+            tenant: change.tenant,
+            event_type: change.event?,
+            recorded_at: change.at,
+        })
+    });
+    SeenBatch {
+        stream: Stream::CONFIG,
+        seq: Seq::new(row.seq.as_u64()),
+        events: events.collect(),
+        usage: UsageDelta::default(),
+    }
+}
+
+/// A batch as far as matching and counting need it. What cannot be read is counted, and costs only itself.
+pub(super) fn see(batch: &Batch, counts_for: PartitionId) -> SeenBatch {
+    let mut seen = SeenBatch {
+        stream: Stream {
+            partition: batch.partition,
+            writer: batch.writer,
+        },
+        seq: batch.seq,
+        events: Vec::new(),
+        usage: UsageDelta::default(),
+    };
+    let records = match record::decode_batch(&batch.body) {
+        Ok(records) => records,
+        Err(error) => {
+            tracing::error!(partition = %batch.partition, writer = %batch.writer, seq = %batch.seq, %error, "a batch cannot be read; its records are given up");
+            metrics::unreadable("batch");
+            return seen;
+        }
+    };
+    for (index, record) in (0_u16..).zip(records) {
+        match record {
+            Ok(Record::Scan(scan)) => {
+                if batch.partition == counts_for {
+                    seen.usage.count_scan(scan.tenant, scan.at, scan.classification);
+                }
+                seen.events.push(Seen {
+                    index,
+                    tenant: scan.tenant,
+                    event_type: qrelay_store::event::EventType::ScanCreated,
+                    recorded_at: scan.at,
+                });
+            }
+            Ok(Record::Redacted) => {}
+            Err(error) => {
+                tracing::error!(partition = %batch.partition, writer = %batch.writer, seq = %batch.seq, index, %error, "a record cannot be read; it is given up");
+                metrics::unreadable("record");
+            }
+        }
+    }
+    seen
+}

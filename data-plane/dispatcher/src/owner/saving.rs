@@ -1,0 +1,217 @@
+//! Saving: attempt rows in blocks, checkpoints with their chunks, and the lease's beat.
+//!
+//! One save at a time. While the outcome of one is unknown, only the beat is moved, until the store tells what became
+//! of it ([`crate::lease`]).
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use qrelay_store::{
+    id::{EndpointId, EventAddress},
+    store::{AttemptRow, Cas, CheckpointDelta, DeliveryStatus, Result, StoreError},
+};
+use tokio::time::Instant;
+
+use super::actor::{Actor, Done, End, Mode};
+use crate::{
+    lease::{Saved, Sending},
+    ledger::plan::Plan,
+    metrics,
+    outstanding::ChunkName,
+};
+
+/// The shared cursor waits so long for a batch's deliveries: most receivers answer sooner, and then no chunk is
+/// written for them.
+const HOLD: Duration = Duration::from_millis(100);
+/// Rows are gathered this long, so that a block is worth its commit.
+const ROWS_LINGER: Duration = Duration::from_millis(20);
+/// Rows in one block.
+const ROWS_PER_BLOCK: usize = 512;
+/// Rows that may wait: with more, nothing new is started until the store takes them.
+pub(super) const ROWS_WAITING_MAX: usize = 4096;
+/// Pause after the store failed.
+const AFTER_FAILURE: Duration = Duration::from_millis(250);
+
+/// What the store said to a save.
+pub(super) enum Answer {
+    /// A chunk could not be written, so nothing was sent.
+    NotSent(StoreError),
+    /// It was sent.
+    Sent(Result<Cas>),
+}
+
+impl Actor {
+    // ---- Attempt rows ----
+
+    pub(super) fn add_row(&mut self, row: AttemptRow) {
+        if self.rows.is_empty() {
+            self.rows_due = Instant::now() + ROWS_LINGER;
+        }
+        self.rows.push(row);
+    }
+
+    pub(super) fn record_rows(&mut self, now: Instant) {
+        if self.rows.is_empty() || self.recording {
+            return;
+        }
+        if now < self.rows_due && self.rows.len() < ROWS_PER_BLOCK {
+            return;
+        }
+        let rest = self.rows.split_off(self.rows.len().min(ROWS_PER_BLOCK));
+        let rows = std::mem::replace(&mut self.rows, rest);
+        self.recording = true;
+        let store = Arc::clone(&self.shard.store);
+        self.work.spawn(async move {
+            let ended: Vec<(EndpointId, EventAddress)> = rows
+                .iter()
+                .filter(|row| row.status != DeliveryStatus::Retrying)
+                .map(|row| (row.endpoint, row.event))
+                .collect();
+            Done::Recorded(match store.record_attempts(rows.clone()).await {
+                Ok(()) => Ok(ended),
+                Err(error) => {
+                    tracing::warn!(%error, rows = rows.len(), "cannot record attempts; trying again");
+                    Err(rows)
+                }
+            })
+        });
+    }
+
+    pub(super) fn end_recording(&mut self, result: Result<Vec<(EndpointId, EventAddress)>, Vec<AttemptRow>>) {
+        self.recording = false;
+        self.nothing_to_save = false;
+        match result {
+            Ok(ended) => ended
+                .into_iter()
+                .for_each(|(endpoint, event)| self.ledger.recorded(endpoint, event)),
+            Err(mut rows) => {
+                // Repeating a row is harmless.
+                rows.append(&mut self.rows);
+                self.rows = rows;
+                self.rows_due = Instant::now() + AFTER_FAILURE;
+            }
+        }
+    }
+
+    // ---- Checkpoints ----
+
+    /// When a save is due, if none is under way.
+    pub(super) fn next_save(&self) -> Instant {
+        self.save_at.min(self.held.renew_at().max(Instant::now()))
+    }
+
+    pub(super) fn save(&mut self, now: Instant) {
+        if self.saving || self.mode == Mode::Releasing {
+            return;
+        }
+        if self.held.is_unresolved() {
+            if now >= self.save_at {
+                self.send(now, None);
+            }
+            return;
+        }
+        if now >= self.save_at {
+            let hold = if self.mode == Mode::Running {
+                HOLD
+            } else {
+                Duration::ZERO
+            };
+            let plan = self.ledger.plan(now, hold);
+            self.nothing_to_save = plan.is_none();
+            self.save_at = now + self.shard.config.checkpoint_period;
+            if let Some(plan) = plan {
+                self.send(now, Some(Box::new(plan)));
+                return;
+            }
+        }
+        if now >= self.held.renew_at() {
+            self.send(now, None);
+        }
+    }
+
+    fn send(&mut self, now: Instant, plan: Option<Box<Plan>>) {
+        self.saving = true;
+        let sending = self.held.next(now);
+        let (store, partition) = (Arc::clone(&self.shard.store), self.partition);
+        let delta = plan
+            .as_ref()
+            .map_or_else(CheckpointDelta::default, |plan| plan.delta.clone());
+        let chunks: Vec<(ChunkName, Bytes)> = plan
+            .iter()
+            .flat_map(|plan| &plan.chunks)
+            .map(|chunk| (chunk.name, chunk.body.clone()))
+            .collect();
+        self.work.spawn(async move {
+            for (name, body) in chunks {
+                if let Err(error) = store.put_chunk(partition, &name.to_string(), body).await {
+                    return Done::Saved(sending, plan, Answer::NotSent(error));
+                }
+            }
+            let answer = store
+                .save(partition, sending.expected, sending.beat, &delta)
+                .await;
+            Done::Saved(sending, plan, Answer::Sent(answer))
+        });
+    }
+
+    pub(super) fn end_save(&mut self, sending: Sending, plan: Option<Box<Plan>>, answer: Answer) {
+        self.saving = false;
+        self.nothing_to_save = false;
+        let saved = match answer {
+            Answer::NotSent(error) => {
+                tracing::warn!(partition = %self.partition, %error, "cannot write a chunk; saving later");
+                self.save_at = Instant::now() + AFTER_FAILURE;
+                Saved::Never
+            }
+            Answer::Sent(Err(error)) => {
+                tracing::warn!(partition = %self.partition, %error, "a save's outcome is unknown; finding out");
+                self.save_at = Instant::now() + AFTER_FAILURE;
+                self.held.answered(sending, None)
+            }
+            Answer::Sent(Ok(cas)) => self.held.answered(sending, Some(&cas)),
+        };
+        self.until.send_replace(self.held.start_until());
+        // While one is in doubt, what is sent has no plan.
+        let plan = plan.or_else(|| self.in_doubt.take());
+        match saved {
+            Saved::Applied => {
+                metrics::checkpoint("applied");
+                if let Some(plan) = plan {
+                    let unnamed = self.ledger.commit(*plan);
+                    self.delete_chunks(unnamed);
+                    self.ledger.settle(Instant::now());
+                }
+            }
+            Saved::Never => {
+                metrics::checkpoint("never");
+                if let Some(plan) = plan {
+                    let unnamed = self.ledger.abort(&plan);
+                    self.delete_chunks(unnamed);
+                }
+            }
+            Saved::Unknown => {
+                metrics::checkpoint("unknown");
+                self.in_doubt = plan;
+            }
+            Saved::Fenced => {
+                metrics::checkpoint("fenced");
+                self.end = Some(End::Fenced);
+            }
+        }
+    }
+
+    /// Deletes chunks that no checkpoint names. One that stays behind after a failure costs its bytes only.
+    fn delete_chunks(&mut self, names: Vec<ChunkName>) {
+        if names.is_empty() {
+            return;
+        }
+        let (store, partition) = (Arc::clone(&self.shard.store), self.partition);
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        self.work.spawn(async move {
+            if let Err(error) = store.delete_chunks(partition, &names).await {
+                tracing::warn!(%partition, %error, count = names.len(), "cannot delete chunks");
+            }
+            Done::Nothing
+        });
+    }
+}

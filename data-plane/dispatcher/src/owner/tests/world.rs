@@ -1,0 +1,451 @@
+//! A store on disk, a tenant with a code, receivers on loopback, and a deliverer that can be killed.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use qrelay_store::{
+    Timestamp,
+    appender::Appender,
+    checkpoint::EndpointHealth,
+    clock::{SharedClock, SystemClock},
+    event::EventType,
+    fault::FaultStore,
+    id::{CodeId, EndpointId, EventAddress, PartitionId, SecretId, TenantId},
+    model::{
+        Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, Host, IpPrivacy, Resource,
+        SecretRow, ShortLink, Tenant, TenantStatus,
+    },
+    record::{Classification, Record, ScanRecord},
+    sqlite::{Options, SqliteStore},
+    store::{Change, Expected, Registry, SecretChange, SharedStore},
+    target::{SystemResolver, TargetPolicy, Targets},
+};
+use secrecy::SecretString;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::{
+    Config, Deps,
+    exchange::{self, Exchanger},
+    secrets::{SecretOpener, Unopened},
+};
+
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// Opens every secret to the same text.
+struct OneSecret;
+
+impl SecretOpener for OneSecret {
+    fn open(&self, _: TenantId, _: EndpointId, _: &SecretRow) -> Result<SecretString, Unopened> {
+        Ok(SecretString::from(SECRET))
+    }
+}
+
+/// All that a test has.
+pub(super) struct World {
+    pub(super) store: Arc<FaultStore>,
+    pub(super) appender: Appender,
+    pub(super) tenant: TenantId,
+    code: CodeId,
+    partition: PartitionId,
+    clock: SharedClock,
+    running: Option<(CancellationToken, JoinSet<()>)>,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    /// With one partition, a tenant and a code; nothing delivers yet.
+    pub(super) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            partitions: 1,
+            ..Options::default()
+        };
+        let inner: SharedStore = SqliteStore::open(dir.path(), &options).unwrap();
+        let store = FaultStore::new(inner);
+        let clock: SharedClock = Arc::new(SystemClock);
+        let shared: SharedStore = Arc::clone(&store) as SharedStore;
+        let appender = Appender::start(shared, &clock, "test", Duration::from_millis(50))
+            .await
+            .unwrap();
+        let world = Self {
+            appender,
+            tenant: TenantId::random(),
+            code: CodeId::random(),
+            partition: PartitionId::new(0),
+            store,
+            clock,
+            running: None,
+            _dir: dir,
+        };
+        world.create(Resource::Tenant(world.a_tenant()), None).await;
+        world
+            .create(
+                Resource::Code(Box::new(world.a_code())),
+                Some(EventType::CodeCreated),
+            )
+            .await;
+        world
+    }
+
+    fn a_tenant(&self) -> Tenant {
+        let now = self.clock.now();
+        Tenant {
+            id: self.tenant,
+            name: "t".into(),
+            status: TenantStatus::Active,
+            durability: Durability::Durable,
+            ip_privacy: IpPrivacy::Drop,
+            partitions: vec![self.partition],
+            created_at: now,
+            updated_at: now,
+            version: 1,
+        }
+    }
+
+    fn a_code(&self) -> Code {
+        let now = self.clock.now();
+        Code {
+            id: self.code,
+            tenant: self.tenant,
+            link: ShortLink {
+                host: Host::default(),
+                short_id: "abc".into(),
+            },
+            name: "Poster".into(),
+            destination_url: "https://example.com/".into(),
+            status: CodeStatus::Active,
+            tags: vec!["a".into()],
+            campaign_id: String::new(),
+            owner_id: String::new(),
+            external_id: String::new(),
+            metadata: serde_json::Map::new(),
+            recipient: serde_json::Map::new(),
+            created_at: now,
+            updated_at: now,
+            version: 1,
+        }
+    }
+
+    async fn create(&self, resource: Resource, event: Option<EventType>) {
+        self.change(resource, Expected::Absent, event, SecretChange::Keep)
+            .await;
+    }
+
+    async fn change(
+        &self,
+        resource: Resource,
+        expected: Expected,
+        event: Option<EventType>,
+        secrets: SecretChange,
+    ) {
+        let change = Change {
+            resource,
+            expected,
+            at: self.clock.now(),
+            actor: "admin".into(),
+            event,
+            secrets,
+            request: None,
+            count_max: None,
+        };
+        self.store.change(change).await.unwrap();
+    }
+
+    /// A new endpoint that posts to `receiver`.
+    pub(super) async fn endpoint(&self, receiver: &Receiver, edit: impl FnOnce(&mut Endpoint)) -> Endpoint {
+        let now = self.clock.now();
+        let mut endpoint = Endpoint {
+            id: EndpointId::random(),
+            tenant: self.tenant,
+            home: self.partition,
+            url: receiver.url.clone(),
+            description: String::new(),
+            events: vec![EventPattern::Exact(EventType::ScanCreated)],
+            intent: EndpointIntent::Active,
+            retry_schedule_ms: vec![0; 10],
+            max_concurrency: 16,
+            enabled_epoch: 0,
+            deleted: false,
+            created_at: now,
+            updated_at: now,
+            version: 1,
+        };
+        edit(&mut endpoint);
+        let secret = SecretRow {
+            id: SecretId::random(),
+            endpoint: endpoint.id,
+            sealed: vec![1],
+            created_at: now,
+            expires_at: None,
+        };
+        let resource = Resource::Endpoint(Box::new(endpoint.clone()));
+        self.change(resource, Expected::Absent, None, SecretChange::Replace(secret))
+            .await;
+        endpoint
+    }
+
+    /// Changes an endpoint.
+    pub(super) async fn edit(&self, endpoint: &mut Endpoint, edit: impl FnOnce(&mut Endpoint)) {
+        edit(endpoint);
+        endpoint.version += 1;
+        let resource = Resource::Endpoint(Box::new(endpoint.clone()));
+        let expected = Expected::Version(endpoint.version - 1);
+        self.change(resource, expected, None, SecretChange::Keep).await;
+    }
+
+    /// Renames the code, which makes an event.
+    pub(super) async fn rename_code(&self, version: u64) {
+        let mut code = self.a_code();
+        code.version = version + 1;
+        code.name = format!("Poster {version}");
+        let resource = Resource::Code(Box::new(code));
+        let expected = Expected::Version(version);
+        self.change(
+            resource,
+            expected,
+            Some(EventType::CodeUpdated),
+            SecretChange::Keep,
+        )
+        .await;
+    }
+
+    /// Records scans, durably; their ids.
+    pub(super) async fn scan(&self, count: usize) -> Vec<String> {
+        self.scan_at_version(count, 1).await
+    }
+
+    /// The same of a version of the code.
+    pub(super) async fn scan_at_version(&self, count: usize, version: u64) -> Vec<String> {
+        use qrelay_store::store::Store;
+        let mut pending = Vec::new();
+        for _ in 0..count {
+            let at = self.clock.now();
+            let scan = Record::Scan(a_scan(self.tenant, self.code, version, at));
+            pending.push(self.appender.append(self.partition, at, &scan).unwrap());
+        }
+        let mut ids = Vec::new();
+        for pending in pending {
+            let address: EventAddress = pending.durable().await.unwrap();
+            ids.push(self.store.install().ids.event_id(address).to_string());
+        }
+        ids
+    }
+
+    /// Starts delivering.
+    pub(super) fn start(&mut self) {
+        self.start_with(Config::default());
+    }
+
+    pub(super) fn start_with(&mut self, config: Config) {
+        let policy = TargetPolicy::new(vec!["127.0.0.0/8".parse().unwrap()], Vec::new());
+        let targets = Targets::new(policy, Arc::new(SystemResolver::from_system()));
+        let deps = Deps {
+            store: Arc::clone(&self.store) as SharedStore,
+            clock: Arc::clone(&self.clock),
+            exchanger: Exchanger::new(exchange::Config::default(), targets).unwrap(),
+            secrets: Arc::new(OneSecret),
+        };
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        tasks.spawn(config.build(deps).run(stop.clone()));
+        self.running = Some((stop, tasks));
+    }
+
+    /// Stops as a process that ends on its own does.
+    pub(super) async fn stop(&mut self) {
+        let (stop, mut tasks) = self.running.take().expect("not started");
+        stop.cancel();
+        while let Some(ended) = tasks.join_next().await {
+            ended.unwrap();
+        }
+    }
+
+    /// Stops as a process that is killed does: nothing is saved any more.
+    pub(super) async fn kill(&mut self) {
+        let (_, mut tasks) = self.running.take().expect("not started");
+        tasks.shutdown().await;
+    }
+
+    /// The endpoint's health, as it is saved.
+    pub(super) async fn health(&self, endpoint: EndpointId) -> EndpointHealth {
+        use qrelay_store::{checkpoint::RowKey, store::Leases};
+        let row = self
+            .store
+            .checkpoint_row(self.partition, &RowKey::health(endpoint))
+            .await
+            .unwrap();
+        row.map(|row| serde_json::from_str(&row).unwrap())
+            .unwrap_or_default()
+    }
+
+    /// The kinds of rows that the checkpoint has, with how many of each.
+    pub(super) async fn rows(&self) -> BTreeMap<&'static str, usize> {
+        use qrelay_store::store::Leases;
+        let (_, rows) = self.store.checkpoint(self.partition).await.unwrap();
+        let mut count = BTreeMap::new();
+        for key in rows.keys() {
+            *count.entry(key.kind.as_str()).or_default() += 1;
+        }
+        count
+    }
+
+    pub(super) fn partition(&self) -> PartitionId {
+        self.partition
+    }
+}
+
+fn a_scan(tenant: TenantId, code: CodeId, code_version: u64, at: Timestamp) -> ScanRecord<'static> {
+    ScanRecord {
+        tenant,
+        code,
+        code_version,
+        at,
+        classification: Classification::Human,
+        classification_reason: "test".into(),
+        device_type: None,
+        device_family: None,
+        os_family: None,
+        browser_family: None,
+        country: None,
+        region: None,
+        city: None,
+        referer: None,
+        user_agent: None,
+        host: None,
+        query: None,
+        accept_language: None,
+        network: None,
+    }
+}
+
+/// Waits until it is so.
+pub(super) async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// One request, as it came.
+#[derive(Clone, Debug)]
+pub(super) struct Hook {
+    pub(super) headers: HashMap<String, String>,
+    pub(super) body: String,
+}
+
+impl Hook {
+    pub(super) fn id(&self) -> String {
+        self.headers["webhook-id"].clone()
+    }
+}
+
+/// A receiver on loopback.
+pub(super) struct Receiver {
+    pub(super) url: String,
+    hooks: Arc<Mutex<Vec<Hook>>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// What a receiver does with its `n`-th request (from 0): a status line and headers, or silence.
+pub(super) type Script = dyn Fn(usize) -> Option<&'static str> + Send + Sync;
+
+pub(super) const OK: &str = "200 OK";
+
+impl Receiver {
+    pub(super) async fn new(script: impl Fn(usize) -> Option<&'static str> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hook", listener.local_addr().unwrap());
+        let hooks: Arc<Mutex<Vec<Hook>>> = Arc::default();
+        let (heard, script): (_, Arc<Script>) = (Arc::clone(&hooks), Arc::new(script));
+        let mut set = JoinSet::new();
+        let task = tokio_util::task::TaskTracker::new().spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                set.spawn(serve(tcp, Arc::clone(&heard), Arc::clone(&script)));
+            }
+        });
+        Self {
+            url,
+            hooks,
+            _task: AbortOnDropHandle::new(task),
+        }
+    }
+
+    /// One that always answers 200.
+    pub(super) async fn ok() -> Self {
+        Self::new(|_| Some(OK)).await
+    }
+
+    /// All requests so far.
+    pub(super) fn hooks(&self) -> Vec<Hook> {
+        self.hooks.lock().unwrap().clone()
+    }
+
+    /// The ids of all requests so far.
+    pub(super) fn ids(&self) -> Vec<String> {
+        self.hooks().iter().map(Hook::id).collect()
+    }
+
+    /// Waits until each of these ids came.
+    pub(super) async fn heard(&self, ids: &[String]) {
+        until("every webhook came", async || {
+            let heard: std::collections::HashSet<_> = self.ids().into_iter().collect();
+            ids.iter().all(|id| heard.contains(id))
+        })
+        .await;
+    }
+
+    /// Waits until so many requests came.
+    pub(super) async fn heard_count(&self, count: usize) {
+        until("enough webhooks came", async || self.hooks().len() >= count).await;
+    }
+}
+
+async fn serve(mut tcp: TcpStream, hooks: Arc<Mutex<Vec<Hook>>>, script: Arc<Script>) {
+    while let Some(hook) = read(&mut tcp).await {
+        let number = {
+            let mut hooks = hooks.lock().unwrap();
+            hooks.push(hook);
+            hooks.len() - 1
+        };
+        let Some(head) = script(number) else {
+            // A black hole: keeps the connection and says nothing.
+            let mut rest = [0; 64];
+            while matches!(tcp.read(&mut rest).await, Ok(read) if read > 0) {}
+            return;
+        };
+        let response = format!("HTTP/1.1 {head}\r\ncontent-length: 0\r\n\r\n");
+        if tcp.write_all(response.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn read(tcp: &mut TcpStream) -> Option<Hook> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(tcp.read_u8().await.ok()?);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let headers: HashMap<String, String> = head
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+        .collect();
+    let mut body = vec![0; headers["content-length"].parse().unwrap()];
+    tcp.read_exact(&mut body).await.ok()?;
+    Some(Hook {
+        headers,
+        body: String::from_utf8(body).unwrap(),
+    })
+}

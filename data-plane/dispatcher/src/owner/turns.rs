@@ -1,0 +1,260 @@
+//! Turns: endpoints send one after the other, each within its own limits and the shard's.
+//!
+//! An endpoint stands in the ring while it may have something to send, takes one delivery per turn, and goes to the
+//! end. What keeps it from sending (its cap, a pause, a limit) takes it out until that changes, so that a slow one
+//! costs the others nothing.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _};
+use qrelay_store::{id::EndpointId, store::DeliveryStatus};
+use tokio::time::Instant;
+
+use super::{
+    actor::{Actor, Done},
+    saving::ROWS_WAITING_MAX,
+};
+use crate::{
+    attempt::{Attempt, Made, Over, RowOf},
+    exchange::{Fault, Outcome},
+    health::{self, Sign},
+    ledger::sending::{Finish, Job},
+    metrics,
+    queue::Class,
+    schedule,
+};
+
+/// Requests a second to an endpoint that never answered 2xx, or fails (DESIGN §7).
+const PROBATION_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("invariant: ten is not zero");
+
+/// Paces an endpoint on probation.
+pub(super) struct Limiter(DefaultDirectRateLimiter);
+
+impl Limiter {
+    fn new() -> Self {
+        let quota = Quota::per_second(PROBATION_PER_SECOND).allow_burst(NonZeroU32::MIN);
+        Self(RateLimiter::direct(quota))
+    }
+
+    /// None when a request may begin now; else how long to wait.
+    fn wait(&self) -> Option<Duration> {
+        let not_until = self.0.check().err()?;
+        Some(not_until.wait_time_from(self.0.clock().now()))
+    }
+}
+
+/// What a turn came to.
+enum Turn {
+    /// A delivery went out: it may have another one.
+    Sent,
+    /// It has nothing to send now.
+    Idle,
+    /// The shard has no room for what it has.
+    NoRoom,
+}
+
+impl Actor {
+    pub(super) fn take_turns(&mut self, now: Instant) {
+        for endpoint in self.ledger.take_woken() {
+            self.stand_in(endpoint);
+        }
+        while let Some(&(at, endpoint)) = self.timers.first() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            self.stand_in(endpoint);
+        }
+        if now >= self.held.start_until() {
+            return;
+        }
+        self.start_tests(now);
+        let mut without_room = 0;
+        while self.rows.len() < ROWS_WAITING_MAX && without_room < self.ready.len() {
+            let Some(endpoint) = self.ready.pop_front() else {
+                return;
+            };
+            match self.turn(endpoint, now) {
+                Turn::Sent => {
+                    without_room = 0;
+                    self.ready.push_back(endpoint);
+                }
+                Turn::NoRoom => {
+                    without_room += 1;
+                    self.starved = true;
+                    self.ready.push_back(endpoint);
+                }
+                Turn::Idle => {
+                    self.in_ready.remove(&endpoint);
+                }
+            }
+        }
+    }
+
+    fn stand_in(&mut self, endpoint: EndpointId) {
+        if self.in_ready.insert(endpoint) {
+            self.ready.push_back(endpoint);
+        }
+    }
+
+    fn turn(&mut self, endpoint: EndpointId, now: Instant) -> Turn {
+        self.ledger.ripen(endpoint, now);
+        let classes = [Class::Fresh, Class::Retry];
+        if !classes.iter().any(|class| self.ledger.is_ready(endpoint, *class)) {
+            if let Some(at) = self.ledger.wake_at(endpoint).filter(|at| *at > now) {
+                self.timers.insert((at, endpoint));
+            }
+            return Turn::Idle;
+        }
+        let Some(room) = self.shard.permits.try_take() else {
+            return Turn::NoRoom;
+        };
+        // Room for any delivery is taken first; a retry needs room among the retries beside.
+        let retry_room = self.shard.permits.try_take_retry();
+        if let Some(wait) = self.probation_wait(endpoint) {
+            self.timers.insert((now + wait, endpoint));
+            return Turn::Idle;
+        }
+        let may_retry = retry_room.is_some();
+        let Some(job) = self
+            .ledger
+            .start(endpoint, now, |class| class == Class::Fresh || may_retry)
+        else {
+            return if may_retry { Turn::Idle } else { Turn::NoRoom };
+        };
+        let room = match (job.class, retry_room) {
+            (Class::Retry, Some(retry)) => room.for_retry(retry),
+            (Class::Retry | Class::Fresh, _) => room,
+        };
+        let room = room.begin();
+        self.exchanges += 1;
+        let attempt = Attempt {
+            endpoint: Arc::clone(&job.endpoint),
+            event: job.event,
+            body: None,
+        };
+        let (shard, until) = (Arc::clone(&self.shard), self.until.subscribe());
+        self.work.spawn(async move {
+            let over = shard.sender.attempt(attempt, until, room).await;
+            Done::Attempt(Box::new((job, over)))
+        });
+        Turn::Sent
+    }
+
+    /// How long an endpoint on probation must wait for its next request; others never.
+    pub(super) fn probation_wait(&mut self, endpoint: EndpointId) -> Option<Duration> {
+        let on_probation = self
+            .ledger
+            .subscriber(endpoint)
+            .is_some_and(|subscriber| health::on_probation(&subscriber.health));
+        if !on_probation {
+            self.limiters.remove(&endpoint);
+            return None;
+        }
+        self.limiters.entry(endpoint).or_insert_with(Limiter::new).wait()
+    }
+
+    pub(super) fn end_attempt(&mut self, job: Job, over: Over) {
+        self.nothing_to_save = false;
+        let finish = match &over.made {
+            Made::Exchange(outcome) => self.exchanged(&job, &over, outcome),
+            Made::NotMade(reason) => {
+                metrics::not_made();
+                tracing::warn!(event = %self.shard.sender.ids.event_id(job.event), endpoint = %job.endpoint.id, reason, "an attempt could not be made; trying again");
+                Finish::Unused(schedule::OWN_TROUBLE_PAUSE)
+            }
+            Made::Never(reason) => self.unsendable(&job, &over, reason),
+        };
+        let at = self.shard.moment();
+        self.ledger
+            .finish(job.endpoint.id, job.event, over.began, finish, at);
+    }
+
+    /// Judges an exchange: health, schedule, row.
+    fn exchanged(&mut self, job: &Job, over: &Over, outcome: &Outcome) -> Finish {
+        let at = self.shard.moment();
+        metrics::attempted(outcome.class().as_str());
+        // The schedule is the endpoint's as it is now, if it still is.
+        let config = self
+            .ledger
+            .subscriber(job.endpoint.id)
+            .map(|subscriber| Arc::clone(&subscriber.config));
+        let config = config.unwrap_or_else(|| Arc::clone(&job.endpoint));
+        self.observe(job, outcome);
+        let retry_after = match outcome.status {
+            Some(429 | 503) => outcome
+                .retry_after
+                .map(|after| schedule::capped(after.from(at.wall))),
+            _ => None,
+        };
+        if let Some(pause) = retry_after {
+            self.ledger.hold(job.endpoint.id, pause, at);
+        }
+        let pause = schedule::pause_after(&config, job.event, job.number, retry_after);
+        let (status, finish) = match (outcome.is_success(), pause) {
+            (true, _) => (DeliveryStatus::Succeeded, Finish::Delivered),
+            (false, Some(pause)) => (DeliveryStatus::Retrying, Finish::Retry(pause)),
+            (false, None) => (DeliveryStatus::GivenUp, Finish::GivenUp),
+        };
+        let id = self.shard.sender.ids.event_id(job.event);
+        match finish {
+            Finish::Delivered => metrics::delivered(at.wall.since(job.recorded_at)),
+            Finish::GivenUp => {
+                metrics::given_up();
+                tracing::warn!(event = %id, endpoint = %config.id, attempts = job.number, error = outcome.error(), "gave a delivery up: its retry schedule is used up");
+            }
+            Finish::Retry(_) | Finish::Unused(_) => {}
+        }
+        tracing::debug!(event = %id, endpoint = %config.id, attempt = job.number, status = outcome.status, error = outcome.error(), "attempt");
+        let next = match finish {
+            Finish::Retry(pause) => Some(at.wall.after(pause)),
+            Finish::Delivered | Finish::GivenUp | Finish::Unused(_) => None,
+        };
+        let row = RowOf {
+            endpoint: &job.endpoint,
+            event: job.event,
+            event_type: job.event_type,
+            number: job.number,
+            first_at: job.first_at.unwrap_or(over.began),
+            began: over.began,
+            status,
+            next_attempt_at: next,
+        };
+        self.add_row(row.exchange(outcome));
+        finish
+    }
+
+    fn observe(&mut self, job: &Job, outcome: &Outcome) {
+        let sign = match (outcome.status, outcome.fault()) {
+            _ if outcome.is_success() => Sign::Success,
+            // Our own trouble says nothing about the endpoint.
+            (_, Some(Fault::Ours)) => return,
+            (Some(410), _) => Sign::Gone,
+            _ => Sign::Failure,
+        };
+        let wall = self.wall();
+        if self.ledger.observe(job.endpoint.id, sign, wall)
+            && let Some(subscriber) = self.ledger.subscriber(job.endpoint.id)
+        {
+            tracing::warn!(endpoint = %job.endpoint.id, state = ?subscriber.health.state, failures = subscriber.health.consecutive_failures, "an endpoint's health changed");
+        }
+    }
+
+    /// An event that will never have a body: given up, with a row that says why.
+    fn unsendable(&mut self, job: &Job, over: &Over, reason: &'static str) -> Finish {
+        metrics::given_up();
+        tracing::error!(event = %self.shard.sender.ids.event_id(job.event), endpoint = %job.endpoint.id, reason, "gave a delivery up: its event cannot be sent");
+        let row = RowOf {
+            endpoint: &job.endpoint,
+            event: job.event,
+            event_type: job.event_type,
+            number: if job.number == 1 { 0 } else { job.number },
+            first_at: job.first_at.unwrap_or(over.began),
+            began: over.began,
+            status: DeliveryStatus::GivenUp,
+            next_attempt_at: None,
+        };
+        self.add_row(row.unsendable(reason));
+        Finish::GivenUp
+    }
+}
