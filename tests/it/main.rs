@@ -1,4 +1,16 @@
-//! One binary for all end-to-end tests: a module per part of the product.
+//! The end-to-end tests, in one binary: a module per promise or plane.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking with the place where it did")]
 
 mod architecture;
+mod clients;
+mod contract;
+mod crash_ledger;
+mod durability;
 mod fuzz_seeds;
+mod hostile;
+mod process;
+mod spine;
+
+/// The product's binary.
+const BINARY: &str = env!("CARGO_BIN_EXE_qrelay-under-test");

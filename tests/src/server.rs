@@ -1,0 +1,213 @@
+//! The real binary, running `up` on a data directory: started, killed, stopped, started again.
+
+use std::{
+    fs::File,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::{api::Api, http, wait_until, wait_within};
+
+/// The admin key of every test server.
+pub const ADMIN_KEY: &str = "qrk_admin_for_tests_0123456789abcdef0123456789abcdef";
+
+/// How to start a server. Addresses stay the same over restarts, on a loopback address of its own.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The binary: `env!("CARGO_BIN_EXE_qrelay-under-test")`.
+    pub binary: PathBuf,
+    /// What stands before it on the command line (`strace …`).
+    pub wrapper: Vec<String>,
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// Further flags.
+    pub flags: Vec<String>,
+    edge: SocketAddr,
+    api: SocketAddr,
+    ops: SocketAddr,
+}
+
+impl Setup {
+    /// On `data_dir`, with receivers on loopback allowed. Each setup has its own address in 127.0.0.0/8, so that
+    /// a port freed by a kill is not taken by another test.
+    ///
+    /// # Panics
+    /// When no free port is found.
+    pub fn new(binary: impl Into<PathBuf>, data_dir: &Path) -> Self {
+        let [a, b] = rand::random::<[u8; 2]>();
+        let ip = IpAddr::V4(Ipv4Addr::new(127, 77, a, b.clamp(1, 254)));
+        let free = || std::net::TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap();
+        Self {
+            binary: binary.into(),
+            wrapper: Vec::new(),
+            data_dir: data_dir.to_owned(),
+            flags: vec!["--dangerous-allow-target".into(), "127.0.0.0/8".into()],
+            edge: free(),
+            api: free(),
+            ops: free(),
+        }
+    }
+
+    /// With further flags.
+    #[must_use]
+    pub fn with(mut self, flags: &[&str]) -> Self {
+        self.flags.extend(flags.iter().map(ToString::to_string));
+        self
+    }
+
+    /// The command line of `up`, logs going to `server.log` beside the data directory.
+    ///
+    /// # Panics
+    /// When the log cannot be opened.
+    pub fn command(&self) -> Command {
+        let mut words = self.wrapper.clone();
+        words.push(self.binary.display().to_string());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg("up").arg("--data-dir").arg(&self.data_dir);
+        command.args(["--edge-listen", &self.edge.to_string(), "--api-listen", &self.api.to_string()]);
+        command.args(["--ops-listen", &self.ops.to_string()]).args(&self.flags);
+        command.env("QRELAY_ADMIN_KEY", ADMIN_KEY).stdin(Stdio::null());
+        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        command
+    }
+
+    /// Where the log goes.
+    pub fn log_path(&self) -> PathBuf {
+        self.data_dir.with_extension("log")
+    }
+
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub async fn start(&self) -> Server {
+        let mut server = Server { child: self.command().spawn().unwrap(), setup: self.clone() };
+        wait_until("the server is ready", async || {
+            if let Some(status) = server.child.try_wait().unwrap() {
+                let log = std::fs::read_to_string(server.setup.log_path()).unwrap_or_default();
+                panic!("the server ended ({status}):\n{}", log.lines().rev().take(20).collect::<Vec<_>>().join("\n"));
+            }
+            let ready = http::get(server.setup.ops, "/readyz").await.ok()?;
+            ready.status().is_success().then_some(())
+        })
+        .await;
+        server
+    }
+}
+
+/// A running server. Killed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    setup: Setup,
+}
+
+impl Server {
+    /// Where scans go.
+    pub fn edge(&self) -> SocketAddr {
+        self.setup.edge
+    }
+
+    /// Where metrics and health are.
+    pub fn ops(&self) -> SocketAddr {
+        self.setup.ops
+    }
+
+    /// The API under the admin key.
+    pub fn admin(&self) -> Api {
+        Api { address: self.setup.api, key: ADMIN_KEY.to_owned() }
+    }
+
+    /// The process.
+    ///
+    /// # Panics
+    /// Never: a child's pid is positive.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
+    }
+
+    /// `kill -9`, and waits for the end.
+    ///
+    /// # Panics
+    /// When it was gone already.
+    pub fn kill(mut self) {
+        kill_process(self.pid(), Signal::KILL).unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Panics
+    /// When it does not come within a minute.
+    pub async fn ended(&mut self) -> ExitStatus {
+        wait_within(Duration::from_secs(60), "the server ends", async || self.child.try_wait().unwrap()).await
+    }
+
+    /// SIGTERM, and waits for the end, which must be clean.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub async fn stop(mut self) {
+        self.signal(Signal::TERM);
+        let status = self.ended().await;
+        assert!(status.success(), "a stopped server exits 0, not {status}: see {}", self.setup.log_path().display());
+    }
+
+    /// What it has logged so far.
+    ///
+    /// # Panics
+    /// When the log cannot be read.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.setup.log_path()).unwrap()
+    }
+
+    /// The value of a metric, summed over its labels; zero when it is not there.
+    ///
+    /// # Panics
+    /// When the metrics cannot be read.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = http::get(self.ops(), "/metrics").await.unwrap();
+        let text = String::from_utf8(text.body().to_vec()).unwrap();
+        let of = |line: &str| {
+            let rest = line.strip_prefix(name)?;
+            let value = if rest.starts_with('{') { rest.rsplit(' ').next()? } else { rest.strip_prefix(' ')? };
+            value.parse::<f64>().ok()
+        };
+        text.lines().filter_map(of).sum()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            self.child.kill().ok();
+            self.child.wait().ok();
+        }
+    }
+}
+
+/// A code and an endpoint for it: the least that makes a webhook.
+///
+/// # Panics
+/// When they cannot be made.
+pub async fn code_and_endpoint(api: &Api, short_id: &str, url: &str) -> (Value, Value) {
+    let code = serde_json::json!({"short_id": short_id, "destination_url": "https://example.com/landing"});
+    let code = api.post("/v1/codes", code).await;
+    let endpoint = serde_json::json!({"url": url, "events": ["scan.created"]});
+    let endpoint = api.post("/v1/endpoints", endpoint).await;
+    (code, endpoint)
+}
