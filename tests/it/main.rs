@@ -10,6 +10,7 @@ mod durability;
 mod fuzz_seeds;
 mod hostile;
 mod process;
+mod readme;
 mod spine;
 
 /// The product's binary.
