@@ -16,8 +16,8 @@ impl Timestamp {
     /// 1970-01-01.
     pub const EPOCH: Timestamp = Timestamp(0);
 
-    /// The latest and earliest that can be printed: 9999-12-31T23:59:59.999Z and the epoch.
-    const RANGE_MS: std::ops::RangeInclusive<i64> = 0..=253_402_300_799_999;
+    /// From the epoch to the last full second that jiff can print: 9999-12-30T21:59:59.999Z.
+    const RANGE_MS: std::ops::RangeInclusive<i64> = 0..=253_402_207_199_999;
 
     /// From milliseconds; clamped to the years 1970 to 9999, so that printing cannot fail.
     pub fn from_millis(ms: i64) -> Self {
@@ -145,7 +145,7 @@ mod tests {
             (0, "1970-01-01T00:00:00.000Z"),
             (1_772_548_338_492, "2026-03-03T14:32:18.492Z"),
             (1_772_548_338_000, "2026-03-03T14:32:18.000Z"),
-            (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+            (253_402_207_199_999, "9999-12-30T21:59:59.999Z"),
         ] {
             assert_eq!(Timestamp::from_millis(ms).to_string(), text);
             assert_eq!(text.parse::<Timestamp>().unwrap().as_millis(), ms);
@@ -159,7 +159,7 @@ mod tests {
         );
         assert_eq!(
             Timestamp::from_millis(i64::MAX).to_string(),
-            "9999-12-31T23:59:59.999Z"
+            "9999-12-30T21:59:59.999Z"
         );
         assert_eq!(Timestamp::from_millis(1_772_548_338_492).month(), "2026-03");
     }

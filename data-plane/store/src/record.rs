@@ -321,7 +321,7 @@ mod testing {
             any::<[u8; 10]>(),
             any::<[u8; 10]>(),
             any::<u64>(),
-            0_i64..253_402_300_799_999,
+            0_i64..253_402_207_199_999,
         );
         let what = (select(Classification::ALL.to_vec()), text());
         let texts = proptest::collection::vec(option::of(text()), 13);
