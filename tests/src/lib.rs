@@ -12,7 +12,7 @@ pub mod receiver;
 pub mod scan;
 pub mod server;
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
@@ -23,7 +23,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Panics
 /// When it has not after [`PATIENCE`].
-pub async fn wait_until<T, F: Future<Output = Option<T>>>(what: &str, condition: impl FnMut() -> F) -> T {
+pub async fn wait_until<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
     wait_within(PATIENCE, what, condition).await
 }
 
@@ -31,10 +31,10 @@ pub async fn wait_until<T, F: Future<Output = Option<T>>>(what: &str, condition:
 ///
 /// # Panics
 /// When it has not by then.
-pub async fn wait_within<T, F: Future<Output = Option<T>>>(
+pub async fn wait_within<T>(
     patience: Duration,
     what: &str,
-    mut condition: impl FnMut() -> F,
+    mut condition: impl AsyncFnMut() -> Option<T>,
 ) -> T {
     let deadline = Instant::now() + patience;
     loop {
