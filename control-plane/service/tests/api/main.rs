@@ -1,5 +1,7 @@
 //! The control plane over real connections: gRPC and REST on port 0, on the embedded store.
 
+#![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
 mod access;
 mod codes;
 mod endpoints;
