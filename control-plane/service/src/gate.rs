@@ -128,9 +128,17 @@ fn presented(headers: &HeaderMap) -> Result<&str, Status> {
 
 #[cfg(test)]
 mod tests {
+    use axum::{Router, body::Body, middleware::from_fn_with_state};
     use http::HeaderValue;
+    use http_body_util::BodyExt;
+    use qrelay_store::{
+        clock::{SharedClock, SystemClock},
+        sqlite::{Options, SqliteStore},
+    };
+    use tower::ServiceExt;
 
     use super::*;
+    use crate::api_key::AdminKey;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -138,6 +146,61 @@ mod tests {
             headers.append(*name, HeaderValue::from_static(value));
         }
         headers
+    }
+
+    /// A gate in front of one handler.
+    async fn behind_a_gate(handler: fn() -> &'static str, request: Request) -> Response {
+        let dir = tempfile::tempdir().unwrap();
+        let clock: SharedClock = Arc::new(SystemClock);
+        let options = Options {
+            partitions: 1,
+            clock: Arc::clone(&clock),
+        };
+        let store = SqliteStore::open(dir.path(), &options).unwrap();
+        let admin = AdminKey::new(&"a".repeat(32).into()).unwrap();
+        let gate = Arc::new(Gate::new(
+            Arc::new(Authenticator::new(store, clock, admin)),
+            Rates::default(),
+        ));
+        let router = Router::new().fallback(move || async move { handler() });
+        router
+            .layer(from_fn_with_state(gate, admit))
+            .oneshot(request)
+            .await
+            .unwrap()
+    }
+
+    fn request(content_type: &str) -> Request {
+        let request = Request::builder()
+            .uri("/x")
+            .header("authorization", format!("Bearer {}", "a".repeat(32)));
+        request
+            .header("content-type", content_type)
+            .body(Body::empty())
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_in_the_callers_protocol_that_tells_nothing() {
+        let rest = behind_a_gate(|| panic!("secret inside"), request("application/json")).await;
+        assert_eq!(rest.status(), 500);
+        let body = rest.into_body().collect().await.unwrap().to_bytes();
+        assert!(
+            !body.is_empty() && !body.windows(6).any(|window| window == b"secret"),
+            "{body:?}"
+        );
+        let grpc = behind_a_gate(|| panic!("secret inside"), request("application/grpc")).await;
+        let status = Status::from_header_map(grpc.headers()).unwrap();
+        assert_eq!(
+            (status.code(), status.message()),
+            (tonic::Code::Internal, "internal error")
+        );
+        assert_eq!(
+            behind_a_gate(|| "fine", request("application/json"))
+                .await
+                .status(),
+            200
+        );
     }
 
     #[test]

@@ -36,6 +36,8 @@ use crate::{
 
 /// After an accept failed (too many open files), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection that asked nothing may take to close.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// How often an HTTP/2 peer must show that it is there.
 const PING_PERIOD: Duration = Duration::from_secs(30);
 /// Streams of one HTTP/2 connection at once.
@@ -191,7 +193,15 @@ impl Acceptor {
         tokio::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => return log_end(ended, peer),
-            () = never_asked(seen) => return tracing::debug!(%peer, "no request on a new connection"),
+            () = never_asked(seen) => {
+                tracing::debug!(%peer, "no request on a new connection");
+                connection.as_mut().graceful_shutdown();
+                // A peer that speaks HTTP/2 is told and goes; what speaks nothing is cut.
+                if let Ok(ended) = timeout(GOODBYE, connection).await {
+                    log_end(ended, peer);
+                }
+                return;
+            }
             () = self.closing.cancelled() => connection.as_mut().graceful_shutdown(),
         }
         log_end(connection.await, peer);

@@ -10,6 +10,7 @@ use qrelay_proto::v1::{
 };
 use qrelay_store::{
     clock::{SharedClock, SystemClock},
+    fault::FaultStore,
     seal::{MasterKeys, Sealer},
     sqlite::{Options, SqliteStore},
     store::SharedStore,
@@ -51,6 +52,8 @@ pub(crate) struct Api {
     pub(crate) store: SharedStore,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// Makes the store fail.
+    pub(crate) faults: Arc<FaultStore>,
     pub(crate) dir: Arc<tempfile::TempDir>,
 }
 
@@ -129,11 +132,12 @@ impl Api {
             partitions: 4,
             clock: Arc::clone(&setup.clock),
         };
-        let store: SharedStore = SqliteStore::open(dir.path(), &options).unwrap();
-        Self::serve(setup, store, Arc::new(dir)).await
+        let faults = FaultStore::new(SqliteStore::open(dir.path(), &options).unwrap());
+        Self::serve(setup, faults, Arc::new(dir)).await
     }
 
-    async fn serve(setup: Setup, store: SharedStore, dir: Arc<tempfile::TempDir>) -> Self {
+    async fn serve(setup: Setup, faults: Arc<FaultStore>, dir: Arc<tempfile::TempDir>) -> Self {
+        let store: SharedStore = faults.clone();
         let (keys, _) = MasterKeys::load_or_create(&dir.path().join("master.key")).unwrap();
         let resolver = ScriptedResolver::default()
             .with("hooks.example.com", Ok(vec!["93.184.216.34".parse().unwrap()]))
@@ -163,13 +167,14 @@ impl Api {
             store,
             stop,
             tasks,
+            faults,
             dir,
         }
     }
 
     /// A second control plane on the same store.
     pub(crate) async fn again(&self) -> Self {
-        Self::serve(Setup::default(), Arc::clone(&self.store), Arc::clone(&self.dir)).await
+        Self::serve(Setup::default(), Arc::clone(&self.faults), Arc::clone(&self.dir)).await
     }
 
     pub(crate) async fn channel(&self) -> Channel {

@@ -7,6 +7,7 @@ mod codes;
 mod endpoints;
 mod harness;
 mod keys;
+mod outage;
 mod raw_grpc;
 mod server;
 mod tenants;

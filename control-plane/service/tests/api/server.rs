@@ -224,3 +224,16 @@ async fn hostile_bytes_are_answered_or_cut_and_never_stop_the_server() {
     let (_, key) = api.tenant_and_key().await;
     api.post(&key, "/v1/codes", code()).await.ok();
 }
+
+#[tokio::test]
+async fn a_connection_that_asks_nothing_is_closed() {
+    let api = Api::start().await;
+    let closed = [&b""[..], b"GET /v1/ten", b"PRI * HTTP/2.0\r\n"].map(|greeting| async {
+        let mut stream = TcpStream::connect(api.address).await.unwrap();
+        stream.write_all(greeting).await.unwrap();
+        let mut answer = Vec::new();
+        let closed = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
+        assert!(closed.is_ok(), "{} is kept open", greeting.escape_ascii());
+    });
+    futures::future::join_all(closed).await;
+}
