@@ -60,8 +60,13 @@ pub(crate) struct Args {
     /// Print the summary as JSON, and nothing else on standard output
     #[arg(long, requires = "scans")]
     json: bool,
-    /// What is logged on standard error
-    #[arg(long, env = "QRELAY_LOG", default_value = "warn", value_name = "FILTER")]
+    /// What is logged on standard error; what `qrelay up` warns of does not matter here
+    #[arg(
+        long,
+        env = "QRELAY_LOG",
+        default_value = "warn,qrelay::up=error",
+        value_name = "FILTER"
+    )]
     log: String,
 }
 

@@ -54,6 +54,9 @@ pub enum StartError {
     /// The API's certificate or key.
     #[error("cannot use the API's TLS files")]
     Tls(#[from] qrelay_control::tls::TlsError),
+    /// The authorities that receivers are checked against.
+    #[error("the dispatcher cannot start")]
+    Dispatcher(#[from] qrelay_dispatcher::exchange::TlsConfigError),
     /// The control plane.
     #[error("the control plane cannot start")]
     Control(#[from] qrelay_control::BuildError),

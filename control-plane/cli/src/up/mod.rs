@@ -14,6 +14,8 @@ mod readiness;
 mod role;
 mod signals;
 mod start;
+#[cfg(test)]
+mod start_tests;
 
 use std::{
     io::{self, Write},

@@ -14,7 +14,7 @@ use super::readiness::Ready;
 pub(crate) struct Role {
     name: &'static str,
     // One task. A set, because it ends its task when it is dropped.
-    task: JoinSet<Result<(), String>>,
+    task: JoinSet<()>,
     stop: CancellationToken,
     ready: Arc<Ready>,
 }
@@ -27,7 +27,7 @@ impl Role {
         work: impl FnOnce(CancellationToken) -> F,
     ) -> Self
     where
-        F: Future<Output = Result<(), String>> + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
     {
         let (mut task, stop) = (JoinSet::new(), CancellationToken::new());
         task.spawn(work(stop.clone()));
@@ -56,7 +56,7 @@ impl Role {
     pub(crate) async fn stop(mut self, deadline: Instant) -> Option<&'static str> {
         self.stop.cancel();
         match timeout_at(deadline, self.task.join_next()).await {
-            Ok(None | Some(Ok(Ok(())))) => None,
+            Ok(None | Some(Ok(()))) => None,
             Ok(Some(ended)) => {
                 tracing::error!(role = self.name, reason = reason(ended), "a role ended badly");
                 None
@@ -66,10 +66,9 @@ impl Role {
     }
 }
 
-fn reason(ended: Result<Result<(), String>, JoinError>) -> String {
+fn reason(ended: Result<(), JoinError>) -> String {
     match ended {
-        Ok(Ok(())) => "it ended without being asked to".to_owned(),
-        Ok(Err(error)) => error,
+        Ok(()) => "it ended without being asked to".to_owned(),
         Err(error) => format!("it broke down: {error}"),
     }
 }
@@ -83,8 +82,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_role_that_ends_by_itself_is_noticed_and_named() {
         let ready = Arc::new(Ready::without_writer());
-        let mut role = Role::spawn("edge", &ready, |_stop| async { Err("no ground".to_owned()) });
-        assert_eq!(role.ended().await, "no ground");
+        let mut role = Role::spawn("edge", &ready, |_stop| async {});
+        assert_eq!(role.ended().await, "it ended without being asked to");
         assert_eq!(ready.reasons(), ["edge is down"]);
     }
 
@@ -94,7 +93,6 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(1);
         let obedient = Role::spawn("api", &ready, |stop| async move {
             stop.cancelled().await;
-            Ok(())
         });
         assert_eq!(obedient.stop(deadline).await, None);
         let stubborn = Role::spawn("edge", &ready, |_stop| std::future::pending());

@@ -7,6 +7,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
+use qrelay_dispatcher::exchange::{self, Exchanger};
 use qrelay_store::{
     appender::Appender,
     clock::{SharedClock, SystemClock},
@@ -58,6 +59,7 @@ pub struct Running {
     appender: Appender,
     edge: Role,
     api: Role,
+    dispatcher: Role,
     background: TaskTracker,
     background_stop: CancellationToken,
     ready: Arc<Ready>,
@@ -101,19 +103,15 @@ pub async fn start(config: Config, metrics: Metrics, show_to: AdminKeyTo) -> Res
         targets.clone(),
         public_url.clone(),
     )?;
+    let dispatcher = dispatcher(&config, &opened, sealer, targets)?;
 
     let ready = Arc::new(Ready::new(appender.clone()));
     let (background, background_stop) = (TaskTracker::new(), CancellationToken::new());
     let drain = config.drain_deadline / STOP_SHARE;
     let running = Running {
-        edge: Role::spawn("edge", &ready, |stop| async move {
-            edge.serve(vec![listeners.edge], stop).await;
-            Ok(())
-        }),
-        api: Role::spawn("api", &ready, move |stop| async move {
-            api.serve(listeners.api, stop, drain).await;
-            Ok(())
-        }),
+        edge: Role::spawn("edge", &ready, |stop| edge.serve(vec![listeners.edge], stop)),
+        api: Role::spawn("api", &ready, |stop| api.serve(listeners.api, stop, drain)),
+        dispatcher: Role::spawn("dispatcher", &ready, |stop| dispatcher.run(stop)),
         addresses,
         public_url,
         drain_deadline: config.drain_deadline,
@@ -123,6 +121,11 @@ pub async fn start(config: Config, metrics: Metrics, show_to: AdminKeyTo) -> Res
         ready: Arc::clone(&ready),
         store: opened.store,
     };
+    running.background.spawn(sqlite::retention::run(
+        Arc::clone(&running.store),
+        config.retention,
+        background_stop.clone(),
+    ));
     running
         .background
         .spawn(ops::serve(listeners.ops, metrics, ready, background_stop));
@@ -150,6 +153,7 @@ impl Running {
         tokio::select! {
             why = self.edge.ended() => (self.edge.name(), why),
             why = self.api.ended() => (self.api.name(), why),
+            why = self.dispatcher.ended() => (self.dispatcher.name(), why),
         }
     }
 
@@ -167,7 +171,9 @@ impl Running {
         let mut late = Vec::new();
         late.extend(self.edge.stop(half).await);
         let closed = self.appender.close(deadline).await;
-        late.extend(self.api.stop(deadline).await);
+        let (dispatcher, api) = tokio::join!(self.dispatcher.stop(deadline), self.api.stop(deadline));
+        late.extend(dispatcher);
+        late.extend(api);
         self.background_stop.cancel();
         self.background.close();
         if tokio::time::timeout_at(deadline, self.background.wait())
@@ -373,6 +379,31 @@ fn api(
         targets,
     };
     Ok(qrelay_control::Server::build(settings, deps)?)
+}
+
+fn dispatcher(
+    config: &Config,
+    opened: &Opened,
+    sealer: Sealer,
+    targets: Targets,
+) -> Result<qrelay_dispatcher::Dispatcher, StartError> {
+    let exchanges = exchange::Config {
+        ca_bundle: config.ca_bundle.clone(),
+        ..exchange::Config::default()
+    };
+    let deps = qrelay_dispatcher::Deps {
+        store: Arc::clone(&opened.shared),
+        clock: Arc::clone(&opened.clock),
+        exchanger: Exchanger::new(exchanges, targets)?,
+        secrets: Arc::new(sealer),
+    };
+    let settings = qrelay_dispatcher::Config::default();
+    let drain_deadline = settings.drain_deadline.min(config.drain_deadline / STOP_SHARE);
+    Ok(qrelay_dispatcher::Config {
+        drain_deadline,
+        ..settings
+    }
+    .build(deps))
 }
 
 fn node() -> String {
