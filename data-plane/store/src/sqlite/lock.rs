@@ -20,7 +20,16 @@ const FILE: &str = "qrelay.lock";
 /// Held for as long as any thread of the store may write.
 #[derive(Debug)]
 pub(super) struct DirectoryLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Closing would not do while a child process that was just forked has the descriptor too.
+        if let Err(error) = flock(&self.file, FlockOperation::Unlock) {
+            tracing::warn!(%error, "cannot unlock the data directory");
+        }
+    }
 }
 
 impl DirectoryLock {
@@ -57,7 +66,7 @@ impl DirectoryLock {
         if let Err(error) = note_owner(&mut file) {
             tracing::warn!(%error, "cannot write the process id into the lock file");
         }
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 

@@ -126,7 +126,7 @@ fn partitions(connection: &Connection) -> Result<Vec<u16>, Fault> {
     Ok(all)
 }
 
-fn batches(connection: &Connection, before: Timestamp) -> Result<u64, Fault> {
+pub(super) fn batches(connection: &Connection, before: Timestamp) -> Result<u64, Fault> {
     for partition in partitions(connection)? {
         let rows = delete(
             connection,
