@@ -371,7 +371,8 @@ mod tests {
             let body = builder.finish();
             let read: Vec<_> = decode_batch(&body).unwrap().into_iter().map(Result::unwrap).collect();
             for (at, record) in (0_u16..).zip(&read) {
-                prop_assert_eq!(record_at(&body, at).unwrap().as_ref(), Some(record));
+                let found = record_at(&body, at).unwrap();
+                prop_assert_eq!(found.as_ref(), Some(record));
             }
             prop_assert_eq!(record_at(&body, u16::try_from(read.len()).unwrap()), Ok(None));
             prop_assert_eq!(read, records);

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::samples::{Q, api_key, at, code, create, endpoint, tenant, update};
+use super::samples::{P, Q, api_key, at, code, create, endpoint, tenant, update};
 use crate::{
-    id::{EndpointId, TenantId},
+    id::{CodeId, EndpointId, KeyId, TenantId},
     model::{ApiKey, Code, CodeStatus, Endpoint, Resource, Tenant, TenantStatus},
     store::{CodeFilter, Page, PageKey, SharedStore},
 };
@@ -56,100 +56,68 @@ pub async fn lists_are_newest_first_and_pages_neither_repeat_nor_skip(store: &Sh
 
 pub async fn deleted_rows_are_found_but_not_listed(store: &SharedStore) {
     let owner = tenant();
-    let rows = |version, gone: bool| {
-        let status = if gone {
-            TenantStatus::Deleted
-        } else {
-            TenantStatus::Active
-        };
-        (
-            Tenant {
-                version,
-                status,
-                ..owner.clone()
-            },
-            ApiKey {
-                version,
-                revoked: gone,
-                ..key(&owner)
-            },
-            Code {
-                version,
-                status: if gone {
-                    CodeStatus::Deleted
-                } else {
-                    CodeStatus::Paused
-                },
-                ..fixed(&owner)
-            },
-            Endpoint {
-                version,
-                deleted: gone,
-                ..hook(&owner)
-            },
-        )
-    };
     let counts = async || {
+        let codes = store.codes(owner.id, &CodeFilter::default(), &ALL).await;
         (
             store.tenants(&ALL).await.unwrap().len(),
             store.api_keys(owner.id, &ALL).await.unwrap().len(),
-            store
-                .codes(owner.id, &CodeFilter::default(), &ALL)
-                .await
-                .unwrap()
-                .len(),
+            codes.unwrap().len(),
             store.endpoints(owner.id, &ALL).await.unwrap().len(),
         )
     };
-    let (tenant, key, code, endpoint) = rows(1, false);
-    for row in [
-        Resource::Tenant(tenant),
-        Resource::ApiKey(key),
-        of_code(&code),
-        of_endpoint(&endpoint),
-    ] {
+    for row in one_of_each(&owner, 1) {
         store.change(create(row)).await.unwrap();
     }
     assert_eq!(counts().await, (1, 1, 1, 1));
-    let (tenant, key, code, endpoint) = rows(2, true);
-    for row in [
-        Resource::Tenant(tenant.clone()),
-        Resource::ApiKey(key.clone()),
-        of_code(&code),
-        of_endpoint(&endpoint),
-    ] {
+    let gone = one_of_each(&owner, 2).map(deleted);
+    for row in gone.clone() {
         store.change(update(row)).await.unwrap();
     }
     assert_eq!(counts().await, (0, 0, 0, 0));
-    assert_eq!(store.endpoints_homed(endpoint.home, None, 10).await.unwrap(), []);
-    assert_eq!(store.tenant(tenant.id).await.unwrap().as_deref(), Some(&tenant));
-    assert_eq!(store.api_key(key.id).await.unwrap().as_deref(), Some(&key));
-    assert_eq!(store.code(code.id).await.unwrap().as_deref(), Some(&code));
-    assert_eq!(
-        store.endpoint(endpoint.id).await.unwrap().as_deref(),
-        Some(&endpoint)
-    );
-}
-
-fn key(owner: &Tenant) -> ApiKey {
-    ApiKey {
-        id: crate::id::KeyId::from_bytes([1; 10]),
-        ..api_key(owner.id)
+    assert_eq!(store.endpoints_homed(P, None, 10).await.unwrap(), []);
+    for row in gone {
+        match row {
+            Resource::Tenant(row) => assert_eq!(*store.tenant(row.id).await.unwrap().unwrap(), row),
+            Resource::ApiKey(row) => assert_eq!(*store.api_key(row.id).await.unwrap().unwrap(), row),
+            Resource::Code(row) => assert_eq!(*store.code(row.id).await.unwrap().unwrap(), *row),
+            Resource::Endpoint(row) => assert_eq!(*store.endpoint(row.id).await.unwrap().unwrap(), *row),
+        }
     }
 }
 
-fn fixed(owner: &Tenant) -> Code {
-    Code {
-        id: crate::id::CodeId::from_bytes([1; 10]),
-        ..code(owner.id, "gone")
-    }
+/// A tenant and a row of each kind of its own, in some version.
+fn one_of_each(owner: &Tenant, version: u64) -> [Resource; 4] {
+    [
+        Resource::Tenant(Tenant {
+            version,
+            ..owner.clone()
+        }),
+        Resource::ApiKey(ApiKey {
+            id: KeyId::from_bytes([1; 10]),
+            version,
+            ..api_key(owner.id)
+        }),
+        of_code(&Code {
+            id: CodeId::from_bytes([1; 10]),
+            version,
+            ..code(owner.id, "gone")
+        }),
+        of_endpoint(&Endpoint {
+            id: EndpointId::from_bytes([1; 10]),
+            version,
+            ..endpoint(owner.id)
+        }),
+    ]
 }
 
-fn hook(owner: &Tenant) -> Endpoint {
-    Endpoint {
-        id: EndpointId::from_bytes([1; 10]),
-        ..endpoint(owner.id)
+fn deleted(mut resource: Resource) -> Resource {
+    match &mut resource {
+        Resource::Tenant(row) => row.status = TenantStatus::Deleted,
+        Resource::ApiKey(row) => row.revoked = true,
+        Resource::Code(row) => row.status = CodeStatus::Deleted,
+        Resource::Endpoint(row) => row.deleted = true,
     }
+    resource
 }
 
 async fn found(store: &SharedStore, tenant: TenantId, filter: CodeFilter) -> BTreeSet<String> {
@@ -159,6 +127,17 @@ async fn found(store: &SharedStore, tenant: TenantId, filter: CodeFilter) -> BTr
 
 fn names(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// A filter: short id, tag, campaign, external id.
+fn filter(fields: [Option<&str>; 4]) -> CodeFilter {
+    let [short_id, tag, campaign_id, external_id] = fields.map(|field| field.map(str::to_owned));
+    CodeFilter {
+        short_id,
+        tag,
+        campaign_id,
+        external_id,
+    }
 }
 
 pub async fn codes_are_filtered_by_every_field_given(store: &SharedStore) {
@@ -174,87 +153,24 @@ pub async fn codes_are_filtered_by_every_field_given(store: &SharedStore) {
         (code.campaign_id, code.external_id) = (campaign.to_owned(), external.to_owned());
         store.change(create(of_code(&code))).await.unwrap();
     }
-    let some = |text: &str| Some(text.to_owned());
-    let none = CodeFilter::default;
-    for (filter, wanted) in [
-        (none(), names(&["a", "b", "c", "d"])),
-        (
-            CodeFilter {
-                short_id: some("b"),
-                ..none()
-            },
-            names(&["b"]),
-        ),
-        (
-            CodeFilter {
-                short_id: some("B"),
-                ..none()
-            },
-            names(&[]),
-        ),
-        (
-            CodeFilter {
-                tag: some("x"),
-                ..none()
-            },
-            names(&["a", "b"]),
-        ),
-        (
-            CodeFilter {
-                tag: some("z"),
-                ..none()
-            },
-            names(&[]),
-        ),
-        (
-            CodeFilter {
-                campaign_id: some("c1"),
-                ..none()
-            },
-            names(&["a", "c"]),
-        ),
-        (
-            CodeFilter {
-                campaign_id: some(""),
-                ..none()
-            },
-            names(&["d"]),
-        ),
-        (
-            CodeFilter {
-                external_id: some("e1"),
-                ..none()
-            },
-            names(&["a", "b", "d"]),
-        ),
-        (
-            CodeFilter {
-                tag: some("y"),
-                campaign_id: some("c1"),
-                ..none()
-            },
-            names(&["a", "c"]),
-        ),
-        (
-            CodeFilter {
-                tag: some("x"),
-                external_id: some("e1"),
-                campaign_id: some("c2"),
-                ..none()
-            },
-            names(&["b"]),
-        ),
-        (
-            CodeFilter {
-                short_id: some("a"),
-                tag: some("y"),
-                external_id: some("e2"),
-                ..none()
-            },
-            names(&[]),
-        ),
+    for (fields, wanted) in [
+        ([None, None, None, None], vec!["a", "b", "c", "d"]),
+        ([Some("b"), None, None, None], vec!["b"]),
+        ([Some("B"), None, None, None], vec![]),
+        ([None, Some("x"), None, None], vec!["a", "b"]),
+        ([None, Some("z"), None, None], vec![]),
+        ([None, None, Some("c1"), None], vec!["a", "c"]),
+        ([None, None, Some(""), None], vec!["d"]),
+        ([None, None, None, Some("e1")], vec!["a", "b", "d"]),
+        ([None, Some("y"), Some("c1"), None], vec!["a", "c"]),
+        ([None, Some("x"), Some("c2"), Some("e1")], vec!["b"]),
+        ([Some("a"), Some("y"), None, Some("e2")], vec![]),
     ] {
-        assert_eq!(found(store, tenant, filter.clone()).await, wanted, "{filter:?}");
+        assert_eq!(
+            found(store, tenant, filter(fields)).await,
+            names(&wanted),
+            "{fields:?}"
+        );
     }
 }
 

@@ -66,13 +66,16 @@ impl Bench {
     }
 }
 
+/// Batches by writer and number, and gaps by writer, first and last.
+type Brought = (Vec<(WriterId, u64)>, Vec<(WriterId, u64, u64)>);
+
 /// What one turn brings, short: `(writer, seq)`, and gaps as `(writer, from, through)`.
-async fn turn(reader: &mut PartitionReader) -> (Vec<(WriterId, u64)>, Vec<(WriterId, u64, u64)>) {
+async fn turn(reader: &mut PartitionReader) -> Brought {
     reader.refresh().await.unwrap();
     rest(reader).await
 }
 
-async fn rest(reader: &mut PartitionReader) -> (Vec<(WriterId, u64)>, Vec<(WriterId, u64, u64)>) {
+async fn rest(reader: &mut PartitionReader) -> Brought {
     let (mut batches, mut gaps) = (Vec::new(), Vec::new());
     loop {
         let items = reader.read(ALL).await.unwrap();
@@ -95,7 +98,7 @@ async fn rest(reader: &mut PartitionReader) -> (Vec<(WriterId, u64)>, Vec<(Write
     }
 }
 
-fn of(writer: WriterId, seqs: &[u64]) -> (Vec<(WriterId, u64)>, Vec<(WriterId, u64, u64)>) {
+fn of(writer: WriterId, seqs: &[u64]) -> Brought {
     (seqs.iter().map(|seq| (writer, *seq)).collect(), Vec::new())
 }
 

@@ -283,7 +283,10 @@ fn secrets(connection: &Connection, endpoint: EndpointId) -> Result<Vec<SecretRo
     Ok(all)
 }
 
-fn any_secret(connection: &Connection) -> Result<Option<(TenantId, EndpointId, SecretId, Vec<u8>)>, Fault> {
+/// A secret with what its seal is bound to.
+type Sealed = (TenantId, EndpointId, SecretId, Vec<u8>);
+
+fn any_secret(connection: &Connection) -> Result<Option<Sealed>, Fault> {
     let found: Option<(String, String, String, Vec<u8>)> = connection
         .prepare_cached(
             "SELECT endpoint.tenant, secret.endpoint, secret.id, secret.sealed

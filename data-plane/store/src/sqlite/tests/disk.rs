@@ -334,7 +334,7 @@ async fn under_a_file_size_limit() {
             Resource::Fsize,
             Rlimit {
                 current: bytes,
-                ..unlimited.clone()
+                ..unlimited
             },
         )
         .unwrap()

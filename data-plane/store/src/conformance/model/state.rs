@@ -1,26 +1,17 @@
-//! Random operations against a model in memory, with failing calls, lost answers, restarts and power failures.
-//!
-//! Every call is repeated until it is answered, as real callers do; its answer must be the model's. After each
-//! restart or crash everything that the model holds must be there, and nothing else. A batch that was on its way
-//! when the power failed may be there or not, but whole.
+//! What must be stored after each operation, and that it is.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures::poll;
-use proptest::{
-    collection::vec,
-    prelude::*,
-    test_runner::{Config, TestRunner},
-};
 
-use super::{
-    Fixture,
-    samples::{P, Q, at, attempt, batch, code, command, create, event, lease, update, writer_row},
-};
+use super::Op;
 use crate::{
     checkpoint::{RowKey, RowKind},
-    fault::{FaultStore, Op as Call},
+    conformance::{
+        Fixture,
+        samples::{P, Q, at, attempt, batch, code, command, create, event, lease, update, writer_row},
+    },
     id::{CodeId, CommandId, ConfigSeq, EndpointId, OwnerId, PartitionId, Seq, TenantId, WriterId},
     model::{Code, CodeStatus, Resource, ResourceId},
     store::{
@@ -28,168 +19,6 @@ use crate::{
         Heads, Lease, SharedStore, StoreError, WriterRow,
     },
 };
-
-/// Runs so often: enough to meet every pair of operations, in about two seconds.
-const CASES: u32 = 24;
-const OPS: usize = 60;
-/// Of a thousand calls, so many fail or lose their answer.
-const FAULTS_PER_MILLE: u64 = 150;
-
-/// Repeats a call until it is answered; says whether that was needed.
-macro_rules! repeat {
-    ($call:expr) => {{
-        let mut repeated = false;
-        loop {
-            match $call.await {
-                Err(error) if Transient::is_transient(&error) => repeated = true,
-                answer => break (answer, repeated),
-            }
-        }
-    }};
-}
-/// What is done to the store. Names are drawn from few, so that operations meet.
-#[derive(Clone, Debug)]
-pub enum Op {
-    Append {
-        writer: u8,
-        partition: u8,
-        seq: u64,
-        other_bytes: bool,
-    },
-    PublishHeads {
-        writer: u8,
-        partition: u8,
-        seq: u64,
-    },
-    CloseWriter {
-        writer: u8,
-        seq: u64,
-    },
-    CreateCode {
-        code: u8,
-        short_id: u8,
-        limit: bool,
-    },
-    ChangeCode {
-        code: u8,
-        stale: bool,
-        delete: bool,
-    },
-    Claim {
-        partition: u8,
-        stale: bool,
-        release: bool,
-    },
-    Save {
-        partition: u8,
-        stale: bool,
-        row: u8,
-        body: Option<u8>,
-    },
-    PutChunk {
-        partition: u8,
-        name: u8,
-        other_bytes: bool,
-    },
-    DeleteChunk {
-        partition: u8,
-        name: u8,
-    },
-    RecordAttempts {
-        event: u8,
-        number: u32,
-        count: u8,
-    },
-    PutCommand {
-        command: u8,
-    },
-    FinishCommand {
-        command: u8,
-        result: u8,
-    },
-    Restart,
-    Crash {
-        in_flight: u8,
-    },
-}
-
-pub fn any_op() -> impl Strategy<Value = Op> {
-    let (few, flag, seq) = (|| 0_u8..3, || prop::bool::weighted(0.2), || 1_u64..6);
-    prop_oneof![
-        6 => (few(), 0_u8..2, seq(), flag()).prop_map(|(writer, partition, seq, other_bytes)| Op::Append { writer, partition, seq, other_bytes }),
-        2 => (few(), 0_u8..2, seq()).prop_map(|(writer, partition, seq)| Op::PublishHeads { writer, partition, seq }),
-        1 => (few(), seq()).prop_map(|(writer, seq)| Op::CloseWriter { writer, seq }),
-        3 => (few(), few(), flag()).prop_map(|(code, short_id, limit)| Op::CreateCode { code, short_id, limit }),
-        3 => (few(), flag(), flag()).prop_map(|(code, stale, delete)| Op::ChangeCode { code, stale, delete }),
-        2 => (0_u8..2, flag(), flag()).prop_map(|(partition, stale, release)| Op::Claim { partition, stale, release }),
-        4 => (0_u8..2, flag(), few(), proptest::option::of(few())).prop_map(|(partition, stale, row, body)| Op::Save { partition, stale, row, body }),
-        2 => (0_u8..2, few(), flag()).prop_map(|(partition, name, other_bytes)| Op::PutChunk { partition, name, other_bytes }),
-        1 => (0_u8..2, few()).prop_map(|(partition, name)| Op::DeleteChunk { partition, name }),
-        3 => (few(), 1_u32..4, 1_u8..3).prop_map(|(event, number, count)| Op::RecordAttempts { event, number, count }),
-        2 => few().prop_map(|command| Op::PutCommand { command }),
-        2 => (few(), few()).prop_map(|(command, result)| Op::FinishCommand { command, result }),
-        1 => Just(Op::Restart),
-        1 => few().prop_map(|in_flight| Op::Crash { in_flight }),
-    ]
-}
-
-/// The test.
-///
-/// # Panics
-/// When the store and the model disagree.
-pub fn random_operations_agree<F: Fixture>() {
-    let config = Config {
-        cases: CASES,
-        failure_persistence: None,
-        ..Config::default()
-    };
-    let outcome = TestRunner::new(config).run(&(vec(any_op(), 1..OPS), any::<u64>()), |(ops, seed)| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(check::<F>(ops, seed));
-        Ok(())
-    });
-    if let Err(failure) = outcome {
-        panic!("{failure}");
-    }
-}
-
-async fn check<F: Fixture>(ops: Vec<Op>, seed: u64) {
-    let mut fixture = F::open().await;
-    let mut model = Model::default();
-    let mut store = faulty(&fixture, seed);
-    for writer in (0..3).map(writer_id) {
-        repeat!(store.register_writer(&writer_row(writer))).0.unwrap();
-        model.writers.insert(writer, writer_row(writer));
-    }
-    for (turn, op) in (1..).zip(ops) {
-        match op {
-            Op::Restart => {
-                drop(store);
-                fixture = fixture.restart().await;
-                model.compare(&fixture.store()).await;
-                store = faulty(&fixture, seed ^ turn);
-            }
-            Op::Crash { in_flight } => {
-                drop(store);
-                fixture = model.crash(fixture, in_flight, turn).await;
-                model.compare(&fixture.store()).await;
-                store = faulty(&fixture, seed ^ turn);
-            }
-            op => model.apply(&store, op, turn).await,
-        }
-    }
-    drop(store);
-    model.compare(&fixture.store()).await;
-}
-
-fn faulty<F: Fixture>(fixture: &F, seed: u64) -> SharedStore {
-    let faulty = FaultStore::new(fixture.store());
-    faulty.break_by_chance(seed, FAULTS_PER_MILLE, &Call::WRITES);
-    faulty
-}
 
 /// Errors after which a caller repeats.
 trait Transient {
@@ -208,6 +37,18 @@ impl Transient for ChangeError {
     }
 }
 
+/// Repeats a call until it is answered; says whether that was needed.
+macro_rules! repeat {
+    ($call:expr) => {{
+        let mut repeated = false;
+        loop {
+            match $call.await {
+                Err(error) if Transient::is_transient(&error) => repeated = true,
+                answer => break (answer, repeated),
+            }
+        }
+    }};
+}
 fn writer_id(number: u8) -> WriterId {
     WriterId::from_u64(u64::from(number) + 1)
 }
@@ -227,7 +68,7 @@ const CODES_MAX: usize = 2;
 
 /// What must be stored.
 #[derive(Default)]
-struct Model {
+pub(super) struct Model {
     batches: BTreeMap<(PartitionId, WriterId, Seq), Batch>,
     writers: BTreeMap<WriterId, WriterRow>,
     codes: BTreeMap<CodeId, Vec<Code>>,
@@ -241,7 +82,14 @@ struct Model {
 }
 
 impl Model {
-    async fn apply(&mut self, store: &SharedStore, op: Op, turn: u64) {
+    pub(super) async fn register_writers(&mut self, store: &SharedStore) {
+        for writer in (0..3).map(writer_id) {
+            repeat!(store.register_writer(&writer_row(writer))).0.unwrap();
+            self.writers.insert(writer, writer_row(writer));
+        }
+    }
+
+    pub(super) async fn apply(&mut self, store: &SharedStore, op: Op, turn: u64) {
         match op {
             Op::Append {
                 writer,
@@ -249,30 +97,18 @@ impl Model {
                 seq,
                 other_bytes,
             } => {
-                let mut new = batch(partition(at), writer_id(writer), seq);
-                if other_bytes {
-                    new.body = Bytes::from_static(b"other");
-                }
-                self.append(store, new).await;
+                let batch = batch(partition(at), writer_id(writer), seq);
+                self.append(store, batch, other_bytes).await;
             }
             Op::PublishHeads {
                 writer,
                 partition: at,
                 seq,
             } => {
-                self.publish(
-                    store,
-                    writer_id(writer),
-                    turn,
-                    [(partition(at), Seq::new(seq))].into(),
-                )
-                .await;
+                let heads = Heads::from([(partition(at), Seq::new(seq))]);
+                self.publish(store, writer_id(writer), turn, heads).await;
             }
-            Op::CloseWriter { writer, seq } => {
-                let (writer, last) = (writer_id(writer), Heads::from([(P, Seq::new(seq))]));
-                repeat!(store.close_writer(writer, &last)).0.unwrap();
-                self.writers.get_mut(&writer).unwrap().closed.get_or_insert(last);
-            }
+            Op::CloseWriter { writer, seq } => self.close(store, writer_id(writer), Seq::new(seq)).await,
             Op::CreateCode {
                 code,
                 short_id,
@@ -301,15 +137,11 @@ impl Model {
                 name,
                 other_bytes,
             } => {
-                self.put_chunk(store, (partition(at), name.to_string()), other_bytes)
-                    .await;
+                let key = (partition(at), name.to_string());
+                self.put_chunk(store, key, other_bytes).await;
             }
             Op::DeleteChunk { partition: at, name } => {
-                let key = (partition(at), name.to_string());
-                repeat!(store.delete_chunks(key.0, std::slice::from_ref(&key.1)))
-                    .0
-                    .unwrap();
-                self.chunks.remove(&key);
+                self.delete_chunk(store, (partition(at), name.to_string())).await;
             }
             Op::RecordAttempts { event, number, count } => {
                 self.record(store, u64::from(event), number, u32::from(count), turn)
@@ -321,7 +153,10 @@ impl Model {
         }
     }
 
-    async fn append(&mut self, store: &SharedStore, new: Batch) {
+    async fn append(&mut self, store: &SharedStore, mut new: Batch, other_bytes: bool) {
+        if other_bytes {
+            new.body = Bytes::from_static(b"other");
+        }
         let key = (new.partition, new.writer, new.seq);
         let answer = repeat!(store.append(new.clone())).0;
         let stored = self.batches.entry(key).or_insert_with(|| new.clone());
@@ -340,6 +175,12 @@ impl Model {
             let head = row.heads.entry(partition).or_default();
             *head = seq.max(*head);
         }
+    }
+
+    async fn close(&mut self, store: &SharedStore, writer: WriterId, last: Seq) {
+        let last = Heads::from([(P, last)]);
+        repeat!(store.close_writer(writer, &last)).0.unwrap();
+        self.writers.get_mut(&writer).unwrap().closed.get_or_insert(last);
     }
 
     fn live_codes(&self) -> usize {
@@ -483,6 +324,12 @@ impl Model {
         assert_eq!(answer.is_ok(), *stored == body, "{answer:?}");
     }
 
+    async fn delete_chunk(&mut self, store: &SharedStore, key: (PartitionId, String)) {
+        let deleted = repeat!(store.delete_chunks(key.0, std::slice::from_ref(&key.1))).0;
+        deleted.unwrap();
+        self.chunks.remove(&key);
+    }
+
     async fn record(&mut self, store: &SharedStore, of: u64, number: u32, count: u32, turn: u64) {
         let rows: Vec<_> = (number..number + count)
             .map(|number| AttemptRow {
@@ -521,7 +368,7 @@ impl Model {
     }
 
     /// The power fails while a batch is on its way: afterwards it is there whole, or not at all.
-    async fn crash<F: Fixture>(&mut self, fixture: F, in_flight: u8, turn: u64) -> F {
+    pub(super) async fn crash<F: Fixture>(&mut self, fixture: F, in_flight: u8, turn: u64) -> F {
         let store = fixture.store();
         let flying = batch(Q, writer_id(in_flight), 1000 + turn);
         let mut append = store.append(flying.clone());
@@ -539,7 +386,7 @@ impl Model {
     }
 
     /// Everything that should be there is, and nothing else.
-    async fn compare(&self, store: &SharedStore) {
+    pub(super) async fn compare(&self, store: &SharedStore) {
         self.compare_log(store).await;
         self.compare_registry(store).await;
         for at in [P, Q] {
