@@ -10,17 +10,13 @@ use moka::future::Cache;
 use qrelay_store::{
     event::Event,
     id::{CodeId, ConfigSeq, EventAddress, PartitionId},
+    limits::{BATCH_CACHE_BYTES, CODE_CACHE_BYTES},
     model::{Code, ResourceId},
     record::{self, Record, ScanRecord},
     store::{Batch, SharedStore, StoreError},
 };
 
 use crate::cursor::Stream;
-
-/// Batches kept: those just read, for fresh deliveries, and those of due retries.
-const BATCH_CACHE_BYTES: u64 = 32 * 1024 * 1024;
-/// Code versions kept, as JSON would be large.
-const CODE_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Why there is no body.
 #[derive(Debug, Clone, thiserror::Error)]

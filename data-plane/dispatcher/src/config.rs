@@ -20,8 +20,6 @@ use crate::{
     secrets::{SecretOpener, Signers},
 };
 
-/// Open exchanges of one shard: with the idle connections that are kept, within the usual 1024 file descriptors.
-pub const EXCHANGES_MAX_DEFAULT: usize = 384;
 /// How long a stop waits for exchanges under way: one takes five seconds at most.
 pub const DRAIN_DEADLINE_DEFAULT: Duration = Duration::from_secs(6);
 /// A partition whose owner panicked is taken up again after this pause.
@@ -44,7 +42,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             addr: String::new(),
-            exchanges_max: EXCHANGES_MAX_DEFAULT,
+            exchanges_max: limits::EXCHANGES_MAX,
             drain_deadline: DRAIN_DEADLINE_DEFAULT,
             checkpoint_period: limits::CHECKPOINT_PERIOD_EMBEDDED,
         }

@@ -142,6 +142,20 @@ impl Run {
             .map(|((_, seq), pending)| (*seq, pending))
     }
 
+    /// Forgets streams that are not `known` and of which nothing matters.
+    pub fn forget(&mut self, known: impl Fn(Stream) -> bool) {
+        let Self { saved, read, pending } = self;
+        let keep = |stream: Stream| {
+            known(stream)
+                || pending
+                    .range((stream, Seq::ZERO)..)
+                    .next()
+                    .is_some_and(|(key, _)| key.0 == stream)
+        };
+        read.retain(keep);
+        saved.retain(keep);
+    }
+
     /// Takes all batches that matter out, for another run to go on with.
     pub fn take_pending(&mut self) -> BTreeMap<(Stream, Seq), Pending> {
         std::mem::take(&mut self.pending)

@@ -6,12 +6,12 @@
 
 use std::time::Duration;
 
-use qrelay_store::{id::EventAddress, limits::RETRY_PAUSE_MAX, model::Endpoint};
+use qrelay_store::{
+    id::EventAddress,
+    limits::{RETRY_AFTER_MAX, RETRY_PAUSE_MAX},
+    model::Endpoint,
+};
 use sha2::{Digest, Sha256};
-
-/// The longest pause that `Retry-After` can ask for: as long as the longest pause of a schedule. What asks for more
-/// is taken for a mistake, and tried again after a day.
-pub const RETRY_AFTER_MAX: Duration = RETRY_PAUSE_MAX;
 
 /// How long a delivery whose bytes or keys could not be had (our own trouble) waits; no attempt is used up.
 pub const OWN_TROUBLE_PAUSE: Duration = Duration::from_secs(2);

@@ -11,7 +11,7 @@ use moka::future::Cache;
 use qrelay_store::{
     Timestamp,
     id::{EndpointId, TenantId},
-    limits::SECRETS_PER_ENDPOINT_MAX,
+    limits::{SECRETS_PER_ENDPOINT_MAX, SIGNERS_MAX},
     model::{Endpoint, SecretRow},
     seal::{Purpose, Sealer},
     store::{SharedStore, StoreError},
@@ -21,8 +21,6 @@ use zeroize::Zeroizing;
 
 use crate::signature::{Scheme, SignatureError, Signer};
 
-/// Signers kept at once: one each for many more endpoints than one process sends to, at some hundred bytes.
-const SIGNERS_MAX: u64 = 10_000;
 /// A signer that nobody used for so long is dropped, and its keys with it.
 const SIGNER_IDLE: Duration = Duration::from_secs(600);
 

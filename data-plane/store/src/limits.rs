@@ -112,6 +112,37 @@ pub const CHUNK_DELIVERIES_MAX: usize = 512;
 pub const CHECKPOINT_BYTES_MAX: usize = 200 * 1024;
 /// Pause between checkpoints on the embedded store: a crash repeats no more than this.
 pub const CHECKPOINT_PERIOD_EMBEDDED: Duration = Duration::from_millis(250);
+/// Exchanges of one shard open at once: with the idle connections, within the usual 1024 file descriptors. A quarter
+/// is for fresh events alone, so that retries to failing receivers never take all.
+pub const EXCHANGES_MAX: usize = 384;
+/// Fresh deliveries in one endpoint's line before it moves to a run of its own: at 120 bytes each, and less than a
+/// second of what a fast receiver takes.
+pub const FRESH_MAX: usize = 1000;
+/// The same once the partition holds half of [`OUTSTANDING_PER_PARTITION_MAX`].
+pub const FRESH_WHEN_FULL_MAX: usize = 64;
+/// Fresh deliveries that an endpoint's own run reads ahead: enough to keep its connections busy between reads.
+pub const OWN_RUN_WINDOW: usize = 512;
+/// Reads for lagging endpoints under way at once, per partition: they must not crowd out the shared run's.
+pub const OWN_READS_MAX: usize = 8;
+/// Deliveries of a partition that are in no saved chunk: reached only while saves fail, and then reading stops.
+pub const UNSAVED_DELIVERIES_MAX: usize = 50_000;
+/// Batches read and not passed by the saved cursor, for the same reason.
+pub const UNSAVED_BATCHES_MAX: usize = 8192;
+/// New entries of chunks in one save: sixteen chunks of some 40 KiB, a few milliseconds of SQLite.
+pub const ENTRIES_PER_SAVE_MAX: usize = 16 * CHUNK_DELIVERIES_MAX;
+/// Rows of the attempt log that wait to be written: with more, no attempt is started.
+pub const ATTEMPT_ROWS_WAITING_MAX: usize = 4096;
+/// Rows of the attempt log in one block.
+pub const ATTEMPT_ROWS_PER_BLOCK: usize = 512;
+/// Batches kept for rendering bodies: those just read, and those of due retries.
+pub const BATCH_CACHE_BYTES: u64 = 32 * 1024 * 1024;
+/// Code versions kept for rendering bodies.
+pub const CODE_CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// Ready signers kept, one for each endpoint in use, at some hundred bytes.
+pub const SIGNERS_MAX: u64 = 10_000;
+/// The longest pause that a receiver's Retry-After can ask for: as long as the longest pause of a schedule. What
+/// asks for more is taken for a mistake, and tried again after a day.
+pub const RETRY_AFTER_MAX: Duration = RETRY_PAUSE_MAX;
 /// Connecting to a receiver.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// One exchange, connect included.

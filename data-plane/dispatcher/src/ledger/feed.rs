@@ -5,16 +5,12 @@ use qrelay_store::{
     Timestamp,
     event::EventType,
     id::{EndpointId, EventAddress, Seq, TenantId},
+    limits::{OWN_RUN_WINDOW, UNSAVED_DELIVERIES_MAX},
 };
 use tokio::time::Instant;
 
-use super::{Delivery, Ledger, OWN_WINDOW, Phase, Subscriber};
-use crate::{
-    cursor::{Cursor, Stream},
-    run::Queued,
-    schedule,
-    usage::UsageDelta,
-};
+use super::{Delivery, Ledger, Phase, Subscriber};
+use crate::{cursor::Stream, run::Queued, schedule, usage::UsageDelta};
 
 /// An event, as far as matching needs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -153,9 +149,9 @@ impl Ledger {
     fn may_feed_own(&self, subscriber: &Subscriber, now: Instant) -> bool {
         !subscriber.is_blocked()
             && subscriber.held_until().is_none_or(|until| until <= now)
-            && subscriber.queue.fresh_len() < OWN_WINDOW
+            && subscriber.queue.fresh_len() < OWN_RUN_WINDOW
             && subscriber.deliveries.len() < self.undone_max()
-            && self.unsaved < super::UNSAVED_MAX
+            && self.unsaved < UNSAVED_DELIVERIES_MAX
     }
 
     /// Endpoints whose own run stands where the shared run stands in a stream, and may go on with it: they stay in
@@ -167,7 +163,7 @@ impl Ledger {
                 subscriber.own.as_ref().is_some_and(read)
                     && !subscriber.is_blocked()
                     && subscriber.hold.is_none()
-                    && subscriber.queue.fresh_len() < OWN_WINDOW
+                    && subscriber.queue.fresh_len() < OWN_RUN_WINDOW
                     && subscriber.deliveries.len() < self.undone_max()
             })
         });
@@ -216,13 +212,4 @@ impl Ledger {
             .pending_or_new(stream, event.seq, at.now)
             .attach(endpoint, event.index, queued);
     }
-}
-
-/// Positions that a run has not reached.
-pub fn ahead(read: &Cursor, allowed: &Cursor) -> Vec<(Stream, Seq, Seq)> {
-    allowed
-        .iter()
-        .filter(|(stream, through)| read.at(*stream) < *through)
-        .map(|(stream, through)| (stream, read.at(stream), through))
-        .collect()
 }

@@ -7,7 +7,7 @@
 //!
 //! - [`feed`]: events become deliveries.
 //! - [`sending`]: deliveries go out and come back.
-//! - [`plan`]: what to save next, and what follows once it is saved.
+//! - [`plan`]: what to save next, and what follows once it is saved; `draft`: within its budget.
 //! - [`settle`]: endpoints leave the shared run, rejoin it, and are removed.
 //! - [`load`]: from a saved checkpoint.
 //! - [`backlog`]: what the control plane is told.
@@ -16,6 +16,7 @@
 //! not completed (their completion is deferred): so what is planned stays true until the store has answered.
 
 pub mod backlog;
+mod draft;
 pub mod feed;
 pub mod load;
 pub mod plan;
@@ -35,7 +36,10 @@ use qrelay_store::{
     checkpoint::{EndpointHealth, HealthState},
     event::EventType,
     id::{EndpointId, EventAddress, PartitionId, TenantId},
-    limits::{OUTSTANDING_PER_ENDPOINT_MAX, OUTSTANDING_PER_PARTITION_MAX},
+    limits::{
+        FRESH_MAX, FRESH_WHEN_FULL_MAX, OUTSTANDING_PER_ENDPOINT_MAX, OUTSTANDING_PER_PARTITION_MAX,
+        UNSAVED_BATCHES_MAX, UNSAVED_DELIVERIES_MAX,
+    },
     model::{Endpoint, EndpointIntent},
 };
 use tokio::time::Instant;
@@ -48,18 +52,6 @@ use crate::{
     run::{Queued, Run},
     usage::{Succeeded, UsageDelta, UsageTotals},
 };
-
-/// Fresh deliveries that may wait in one endpoint's line before it moves to a run of its own.
-pub const FRESH_MAX: usize = 1000;
-/// The same when the partition holds half of what it may hold.
-pub const FRESH_WHEN_FULL_MAX: usize = 64;
-/// Fresh deliveries that an endpoint's own run reads ahead.
-pub const OWN_WINDOW: usize = 512;
-/// Deliveries not yet in any saved chunk, and batches not yet passed by the saved cursor, beyond which nothing more
-/// is read: only reached while saves fail.
-pub const UNSAVED_MAX: usize = 50_000;
-/// See [`UNSAVED_MAX`].
-pub const PENDING_BATCHES_MAX: usize = 8192;
 
 /// Where a delivery stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -288,6 +280,11 @@ impl Ledger {
         self.own.iter().copied()
     }
 
+    /// Whether an endpoint has a run of its own.
+    pub fn has_own_run(&self, endpoint: EndpointId) -> bool {
+        self.own.contains(&endpoint)
+    }
+
     /// Endpoints for which something changed that may let them send, since the last call.
     pub fn take_woken(&mut self) -> BTreeSet<EndpointId> {
         std::mem::take(&mut self.woken)
@@ -331,7 +328,8 @@ impl Ledger {
         self.woken.insert(id);
     }
 
-    /// Forgets streams whose writers are gone for good. Cursors would grow with every restart otherwise.
+    /// Forgets streams whose writers are gone for good, once nothing of them matters. Cursors would grow with every
+    /// restart otherwise.
     pub fn forget_streams(&mut self, known: impl Fn(crate::cursor::Stream) -> bool) {
         if self.under_way.is_some() {
             return;
@@ -341,14 +339,13 @@ impl Ledger {
             .values_mut()
             .filter_map(|subscriber| subscriber.own.as_mut());
         for run in own.map(|own| &mut own.run).chain([&mut self.shared]) {
-            run.read.retain(&known);
-            run.saved.retain(&known);
+            run.forget(&known);
         }
     }
 
     /// Whether the shared run may read on.
     pub fn may_read(&self) -> bool {
-        self.unsaved < UNSAVED_MAX && self.shared.pending_len() < PENDING_BATCHES_MAX
+        self.unsaved < UNSAVED_DELIVERIES_MAX && self.shared.pending_len() < UNSAVED_BATCHES_MAX
     }
 
     /// What an endpoint may have waiting before it must lag: its own limit, and its fair share once the partition is
@@ -366,6 +363,11 @@ impl Ledger {
         } else {
             FRESH_WHEN_FULL_MAX
         }
+    }
+
+    fn own_run(&self, endpoint: EndpointId) -> Option<(&Subscriber, &Own)> {
+        let subscriber = self.subscribers.get(&endpoint)?;
+        Some((subscriber, subscriber.own.as_ref()?))
     }
 
     /// The run that feeds an endpoint.

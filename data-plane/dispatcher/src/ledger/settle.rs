@@ -19,25 +19,28 @@ pub const LAG_AFTER: Duration = Duration::from_secs(1);
 pub const REJOIN_BELOW: Duration = Duration::from_millis(500);
 
 impl Ledger {
-    /// Does what is due between saves. Cheap when nothing is.
+    /// Does what is due between saves, for every endpoint.
     pub fn settle(&mut self, now: Instant) {
-        if self.under_way.is_some() {
-            return;
+        if self.under_way.is_none() {
+            let ids: Vec<_> = self.subscribers.keys().copied().collect();
+            ids.into_iter()
+                .for_each(|endpoint| self.settle_one(endpoint, now));
         }
-        let ids: Vec<_> = self.subscribers.keys().copied().collect();
-        for endpoint in ids {
-            let Some(subscriber) = self.subscribers.get(&endpoint) else {
-                continue;
-            };
-            if subscriber.removed {
-                self.remove(endpoint);
-            } else if subscriber.own.is_none() {
-                if self.lags(subscriber, now) {
-                    self.leave(endpoint);
-                }
-            } else if self.may_rejoin(subscriber, now) {
-                self.rejoin(endpoint);
+    }
+
+    /// The same for one endpoint.
+    pub fn settle_one(&mut self, endpoint: EndpointId, now: Instant) {
+        let (None, Some(subscriber)) = (&self.under_way, self.subscribers.get(&endpoint)) else {
+            return;
+        };
+        if subscriber.removed {
+            self.remove(endpoint);
+        } else if subscriber.own.is_none() {
+            if self.lags(subscriber, now) {
+                self.leave(endpoint);
             }
+        } else if self.may_rejoin(subscriber, now) {
+            self.rejoin(endpoint);
         }
     }
 

@@ -41,8 +41,6 @@ use crate::{
 const SETTLE_PERIOD: Duration = Duration::from_millis(200);
 /// How often backlogs and gauges are brought up to date.
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
-/// Pause before an own run that could not be read is read again.
-const OWN_READ_PAUSE: Duration = Duration::from_millis(250);
 /// How far beyond its deadline a drain may go for its last rows and saves.
 const CLOSE_MARGIN: Duration = Duration::from_secs(2);
 
@@ -117,9 +115,10 @@ pub(super) struct Actor {
     pub(super) limiters: HashMap<EndpointId, Limiter>,
     pub(super) exchanges: usize,
     pub(super) starved: bool,
-    // Own runs.
+    // Own runs: those that may want to read on, and those that do.
+    own_turns: VecDeque<EndpointId>,
+    in_own_turns: HashSet<EndpointId>,
     own_reading: HashSet<EndpointId>,
-    own_paused: HashMap<EndpointId, Instant>,
     // The attempt log.
     pub(super) rows: Vec<AttemptRow>,
     pub(super) rows_due: Instant,
@@ -168,8 +167,9 @@ impl Actor {
             limiters: HashMap::new(),
             exchanges: 0,
             starved: false,
+            own_turns: VecDeque::new(),
+            in_own_turns: HashSet::new(),
             own_reading: HashSet::new(),
-            own_paused: HashMap::new(),
             rows: Vec::new(),
             rows_due: now,
             recording: false,
@@ -219,6 +219,9 @@ impl Actor {
         if now >= self.settle_at {
             self.settle_at = now + SETTLE_PERIOD;
             self.ledger.settle(now);
+            for endpoint in self.ledger.own_runs().collect::<Vec<_>>() {
+                self.look_at_own_run(endpoint);
+            }
         }
         if now >= self.report_at {
             self.report_at = now + REPORT_PERIOD;
@@ -323,17 +326,25 @@ impl Actor {
 
     // ---- Own runs ----
 
+    /// Something changed that may let an endpoint's own run read on.
+    pub(super) fn look_at_own_run(&mut self, endpoint: EndpointId) {
+        if self.ledger.has_own_run(endpoint) && self.in_own_turns.insert(endpoint) {
+            self.own_turns.push_back(endpoint);
+        }
+    }
+
     fn read_own_runs(&mut self, now: Instant) {
-        self.own_paused.retain(|_, until| *until > now);
-        let wanted: Vec<_> = self
-            .ledger
-            .own_runs()
-            .filter(|endpoint| {
-                !self.own_reading.contains(endpoint) && !self.own_paused.contains_key(endpoint)
-            })
-            .filter_map(|endpoint| Some((endpoint, self.ledger.own_wants(endpoint, now)?)))
-            .collect();
-        for (endpoint, (stream, after, through)) in wanted {
+        while self.own_reading.len() < limits::OWN_READS_MAX {
+            let Some(endpoint) = self.own_turns.pop_front() else {
+                return;
+            };
+            self.in_own_turns.remove(&endpoint);
+            if self.own_reading.contains(&endpoint) {
+                continue;
+            }
+            let Some((stream, after, through)) = self.ledger.own_wants(endpoint, now) else {
+                continue;
+            };
             self.own_reading.insert(endpoint);
             let shard = Arc::clone(&self.shard);
             self.work.spawn(async move {
@@ -351,15 +362,16 @@ impl Actor {
                 batches
                     .iter()
                     .for_each(|batch| self.ledger.feed_own(endpoint, batch, at));
-                // It may be level with the shared run now.
-                self.settle_at = at.now;
             }
             Ok(OwnRead::Nothing(through)) => self.ledger.skip_own(endpoint, stream, through),
             Err(error) => {
+                // The next look at lagging endpoints tries again.
                 tracing::warn!(partition = %self.partition, %endpoint, %error, "cannot read for a lagging endpoint; trying again");
-                self.own_paused.insert(endpoint, at.now + OWN_READ_PAUSE);
+                return;
             }
         }
+        self.ledger.settle_one(endpoint, at.now);
+        self.look_at_own_run(endpoint);
     }
 
     // ---- The end ----

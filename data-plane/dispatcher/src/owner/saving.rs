@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use qrelay_store::{
     id::{EndpointId, EventAddress},
+    limits::ATTEMPT_ROWS_PER_BLOCK,
     store::{AttemptRow, Cas, CheckpointDelta, DeliveryStatus, Result, StoreError},
 };
 use tokio::time::Instant;
@@ -25,10 +26,6 @@ use crate::{
 const HOLD: Duration = Duration::from_millis(100);
 /// Rows are gathered this long, so that a block is worth its commit.
 const ROWS_LINGER: Duration = Duration::from_millis(20);
-/// Rows in one block.
-const ROWS_PER_BLOCK: usize = 512;
-/// Rows that may wait: with more, nothing new is started until the store takes them.
-pub(super) const ROWS_WAITING_MAX: usize = 4096;
 /// Pause after the store failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(250);
 
@@ -54,10 +51,10 @@ impl Actor {
         if self.rows.is_empty() || self.recording {
             return;
         }
-        if now < self.rows_due && self.rows.len() < ROWS_PER_BLOCK {
+        if now < self.rows_due && self.rows.len() < ATTEMPT_ROWS_PER_BLOCK {
             return;
         }
-        let rest = self.rows.split_off(self.rows.len().min(ROWS_PER_BLOCK));
+        let rest = self.rows.split_off(self.rows.len().min(ATTEMPT_ROWS_PER_BLOCK));
         let rows = std::mem::replace(&mut self.rows, rest);
         self.recording = true;
         let store = Arc::clone(&self.shard.store);

@@ -7,13 +7,10 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _};
-use qrelay_store::{id::EndpointId, store::DeliveryStatus};
+use qrelay_store::{id::EndpointId, limits::ATTEMPT_ROWS_WAITING_MAX, store::DeliveryStatus};
 use tokio::time::Instant;
 
-use super::{
-    actor::{Actor, Done},
-    saving::ROWS_WAITING_MAX,
-};
+use super::actor::{Actor, Done};
 use crate::{
     attempt::{Attempt, Made, Over, RowOf},
     exchange::{Fault, Outcome},
@@ -57,6 +54,7 @@ impl Actor {
     pub(super) fn take_turns(&mut self, now: Instant) {
         for endpoint in self.ledger.take_woken() {
             self.stand_in(endpoint);
+            self.look_at_own_run(endpoint);
         }
         while let Some(&(at, endpoint)) = self.timers.first() {
             if at > now {
@@ -70,7 +68,7 @@ impl Actor {
         }
         self.start_tests(now);
         let mut without_room = 0;
-        while self.rows.len() < ROWS_WAITING_MAX && without_room < self.ready.len() {
+        while self.rows.len() < ATTEMPT_ROWS_WAITING_MAX && without_room < self.ready.len() {
             let Some(endpoint) = self.ready.pop_front() else {
                 return;
             };

@@ -1,5 +1,6 @@
 //! The deliverer whole: on the embedded store, with receivers on loopback.
 
+mod leases;
 mod world;
 
 use std::{collections::HashSet, time::Duration};

@@ -59,7 +59,7 @@ pub(super) struct World {
     code: CodeId,
     partition: PartitionId,
     clock: SharedClock,
-    running: Option<(CancellationToken, JoinSet<()>)>,
+    running: Option<Running>,
     _dir: tempfile::TempDir,
 }
 
@@ -248,32 +248,17 @@ impl World {
     }
 
     pub(super) fn start_with(&mut self, config: Config) {
-        let policy = TargetPolicy::new(vec!["127.0.0.0/8".parse().unwrap()], Vec::new());
-        let targets = Targets::new(policy, Arc::new(SystemResolver::from_system()));
-        let deps = Deps {
-            store: Arc::clone(&self.store) as SharedStore,
-            clock: Arc::clone(&self.clock),
-            exchanger: Exchanger::new(exchange::Config::default(), targets).unwrap(),
-            secrets: Arc::new(OneSecret),
-        };
-        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
-        tasks.spawn(config.build(deps).run(stop.clone()));
-        self.running = Some((stop, tasks));
+        self.running = Some(Running::start(self, Arc::clone(&self.store), config));
     }
 
     /// Stops as a process that ends on its own does.
     pub(super) async fn stop(&mut self) {
-        let (stop, mut tasks) = self.running.take().expect("not started");
-        stop.cancel();
-        while let Some(ended) = tasks.join_next().await {
-            ended.unwrap();
-        }
+        self.running.take().expect("not started").stop().await;
     }
 
     /// Stops as a process that is killed does: nothing is saved any more.
     pub(super) async fn kill(&mut self) {
-        let (_, mut tasks) = self.running.take().expect("not started");
-        tasks.shutdown().await;
+        self.running.take().expect("not started").kill().await;
     }
 
     /// The endpoint's health, as it is saved.
@@ -301,6 +286,39 @@ impl World {
 
     pub(super) fn partition(&self) -> PartitionId {
         self.partition
+    }
+}
+
+/// A deliverer.
+pub(super) struct Running {
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    pub(super) fn start(world: &World, store: Arc<FaultStore>, config: Config) -> Self {
+        let policy = TargetPolicy::new(vec!["127.0.0.0/8".parse().unwrap()], Vec::new());
+        let targets = Targets::new(policy, Arc::new(SystemResolver::from_system()));
+        let deps = Deps {
+            store: store as SharedStore,
+            clock: Arc::clone(&world.clock),
+            exchanger: Exchanger::new(exchange::Config::default(), targets).unwrap(),
+            secrets: Arc::new(OneSecret),
+        };
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        tasks.spawn(config.build(deps).run(stop.clone()));
+        Self { stop, tasks }
+    }
+
+    pub(super) async fn stop(&mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap();
+        }
+    }
+
+    pub(super) async fn kill(&mut self) {
+        self.tasks.shutdown().await;
     }
 }
 
