@@ -26,8 +26,9 @@ test: ## Everything that proves the product works: contract lint, all tests, pub
 	@$(STEP) tools tests/tools/install
 	@$(STEP) contract tests/tools/buf lint proto
 	@$(STEP) tests cargo test --workspace
-	@# The other half of the tests: those marked `#[ignore = "needs X: run by make test"]`.
-	@$(STEP) tests-with-tools cargo test --workspace --lib --bins --tests -- --ignored
+	@# The other half: those marked `#[ignore = "needs X: run by make test"]`, all of them end to end. (Ignored tests inside
+	@# a crate are bodies that its other tests run in a process or a file system of their own.)
+	@$(STEP) tests-with-tools cargo test --workspace --test it -- --ignored
 	@tests/tools/summary tests tests-with-tools
 
 .PHONY: test-long
