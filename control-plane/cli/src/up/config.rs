@@ -12,6 +12,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use qrelay_control::AdminKey;
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::EnvFilter;
 use url::Url;
@@ -359,6 +360,9 @@ impl Check {
             },
             (None, None) => return None,
         };
+        if let Err(error) = AdminKey::new(&key) {
+            self.add("admin-key", error);
+        }
         Some(key)
     }
 

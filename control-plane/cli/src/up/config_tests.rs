@@ -173,6 +173,17 @@ fn the_printed_configuration_shows_no_secret() {
 }
 
 #[test]
+fn a_weak_admin_key_is_a_wrong_configuration_and_is_not_shown() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "hunter2").unwrap();
+    let text = refused(&["--admin-key-file", file.path().to_str().unwrap()]);
+    assert!(
+        text.contains("QRELAY_ADMIN_KEY") && !text.contains("hunter2"),
+        "{text}"
+    );
+}
+
+#[test]
 fn every_flag_has_the_variable_of_its_name() {
     use clap::CommandFactory;
     let mut seen = 0;

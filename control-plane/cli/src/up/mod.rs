@@ -75,7 +75,7 @@ async fn serve(config: Config, metrics: Metrics) -> Result<ExitCode, Failure> {
             true
         }
         stop = signals.next() => {
-            tracing::info!(signal = stop.name(), "stopping; a second signal ends the process at once");
+            tracing::info!(signal = stop.name(), "draining; a second signal ends the process at once");
             false
         }
     };
