@@ -93,7 +93,8 @@ async fn the_first_start_makes_a_master_key_and_an_admin_key_that_only_the_owner
     let mut child = command.spawn().unwrap();
     let key_file = wait_until("the admin key is written", async || {
         let files = std::fs::read_dir(&setup.data_dir).ok()?;
-        files.flatten().map(|file| file.path()).find(|path| path.to_string_lossy().contains("admin"))
+        // Beside it stands its hash, which later starts know it by.
+        files.flatten().map(|file| file.path()).find(|path| path.ends_with("admin-key"))
     })
     .await;
     for file in std::fs::read_dir(&setup.data_dir).unwrap().flatten() {

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::{api::Api, http, wait_until, wait_within};
 
 /// The admin key of every test server.
-pub const ADMIN_KEY: &str = "qrk_admin_for_tests_0123456789abcdef0123456789abcdef";
+pub const ADMIN_KEY: &str = "qra_admin_for_tests_0123456789abcdef0123456789abcdef";
 
 /// How to start a server. Addresses stay the same over restarts, on a loopback address of its own.
 #[derive(Clone, Debug)]
