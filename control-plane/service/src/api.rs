@@ -24,6 +24,7 @@ use crate::{
     caller::{Caller, Role},
     page::Tokens,
     refusal,
+    streams::StreamSlots,
 };
 
 /// Shared by all handlers.
@@ -35,6 +36,7 @@ pub(crate) struct Api {
     pub(crate) public_url: Url,
     pub(crate) tokens: Tokens,
     pub(crate) auth: Arc<Authenticator>,
+    pub(crate) streams: StreamSlots,
     /// Cancelled when the server stops: open streams end.
     pub(crate) stop: CancellationToken,
 }

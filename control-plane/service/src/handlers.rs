@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use qrelay_proto::v1::{
     self, code_service_server::CodeService, endpoint_service_server::EndpointService,
-    tenant_service_server::TenantService,
+    event_service_server::EventService, tenant_service_server::TenantService,
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
-    api::Api, api_keys, caller::Caller, codes, deliveries, endpoint_test, endpoints, refusal, tenants, usage,
+    api::Api, api_keys, caller::Caller, codes, deliveries, endpoint_test, endpoints, events, refusal,
+    streams, tenants, usage,
 };
 
 /// The services.
@@ -70,3 +71,11 @@ serve!(EndpointService {
     list_deliveries: v1::ListDeliveriesRequest => v1::ListDeliveriesResponse = deliveries::list,
     get_delivery: v1::GetDeliveryRequest => v1::Delivery = deliveries::read,
 });
+
+serve!(EventService {
+    list_events: v1::ListEventsRequest => v1::ListEventsResponse = events::list,
+    get_event: v1::GetEventRequest => v1::Event = events::read,
+    stream_events: v1::StreamEventsRequest => streams::EventStream = streams::open,
+}
+    type StreamEventsStream = streams::EventStream;
+);

@@ -7,7 +7,7 @@ use qrelay_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
         code_service_server::CodeServiceServer, endpoint_service_server::EndpointServiceServer,
-        tenant_service_server::TenantServiceServer,
+        event_service_server::EventServiceServer, tenant_service_server::TenantServiceServer,
     },
 };
 use qrelay_rest::{OpenApiInfo, Transcoder};
@@ -62,7 +62,8 @@ where
         .add_service(reflection)
         .add_service(TenantServiceServer::new(handlers.clone()).max_decoding_message_size(bytes_max))
         .add_service(CodeServiceServer::new(handlers.clone()).max_decoding_message_size(bytes_max))
-        .add_service(EndpointServiceServer::new(handlers).max_decoding_message_size(bytes_max))
+        .add_service(EndpointServiceServer::new(handlers.clone()).max_decoding_message_size(bytes_max))
+        .add_service(EventServiceServer::new(handlers).max_decoding_message_size(bytes_max))
         .prepare()
         .into_axum_router()
         .layer(middleware::from_fn(access::authorize));

@@ -32,6 +32,7 @@ use crate::{
     gate::{Gate, Peer},
     page::Tokens,
     router::{self, BuildError, SERVICES},
+    streams::StreamSlots,
 };
 
 /// After an accept failed (too many open files), before the next.
@@ -77,6 +78,7 @@ impl Server {
             targets: deps.targets,
             public_url: config.public_url,
             auth: Arc::clone(&auth),
+            streams: StreamSlots::default(),
             stop: stop.clone(),
         });
         let (health, health_service) = tonic_health::server::health_reporter();

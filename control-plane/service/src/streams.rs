@@ -25,7 +25,7 @@ use qrelay_store::{
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tonic::Status;
 
@@ -43,6 +43,8 @@ const CONFIG_ROWS_PER_READ: usize = 64;
 const CONFIG_PERIOD: Duration = Duration::from_secs(1);
 /// How often it is checked that the caller may still listen.
 const RECHECK_PERIOD: Duration = Duration::from_secs(1);
+/// A stream whose filter lets nothing through says so often where it stands.
+const TOKEN_PERIOD: Duration = Duration::from_secs(10);
 
 /// Where to go on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -235,9 +237,21 @@ impl Follower {
         })
     }
 
+    /// Where to go on after the event at `address`.
     fn resume(&self, address: EventAddress) -> Resume {
-        let pairs =
-            |seqs: &BTreeMap<WriterId, Seq>| seqs.iter().map(|(writer, seq)| (*writer, *seq)).collect();
+        Resume {
+            within: Some(address),
+            ..self.here()
+        }
+    }
+
+    /// Where to go on when all that was read was handed out.
+    fn here(&self) -> Resume {
+        // A writer that is not named is read from its beginning, which is where zero stands.
+        let pairs = |seqs: &BTreeMap<WriterId, Seq>| {
+            let begun = seqs.iter().filter(|(_, seq)| **seq > Seq::ZERO);
+            begun.map(|(writer, seq)| (*writer, *seq)).collect()
+        };
         let logs = self
             .logs
             .iter()
@@ -246,7 +260,7 @@ impl Follower {
         Resume {
             logs,
             config: self.config,
-            within: Some(address),
+            within: self.within,
         }
     }
 }
@@ -342,7 +356,10 @@ pub(crate) async fn open(
         api: Arc::clone(api),
         caller: caller.clone(),
         bound,
-        slot,
+        _slot: slot,
+        told: None,
+        told_at: Instant::now(),
+        recheck_at: Instant::now() + RECHECK_PERIOD,
     };
     Ok(Box::pin(responses(follower, session)))
 }
@@ -352,7 +369,11 @@ struct Session {
     api: Arc<Api>,
     caller: Caller,
     bound: Bound,
-    slot: Slot,
+    _slot: Slot,
+    /// The position that the caller knows last, and since when.
+    told: Option<Resume>,
+    told_at: Instant,
+    recheck_at: Instant,
 }
 
 /// The stream: events until the caller leaves, loses its right to listen, or the server stops.
@@ -361,31 +382,52 @@ fn responses(
     session: Session,
 ) -> impl Stream<Item = Result<StreamEventsResponse, Status>> + Send {
     unfold(Some((follower, session)), async |state| {
-        let (mut follower, session) = state?;
-        match respond(&mut follower, &session).await {
+        let (mut follower, mut session) = state?;
+        match respond(&mut follower, &mut session).await {
             Ok(response) => Some((Ok(response), Some((follower, session)))),
-            Err(status) => {
-                drop(session.slot);
-                Some((Err(status), None))
-            }
+            Err(status) => Some((Err(status), None)),
         }
     })
 }
 
-async fn respond(follower: &mut Follower, session: &Session) -> Result<StreamEventsResponse, Status> {
+async fn respond(follower: &mut Follower, session: &mut Session) -> Result<StreamEventsResponse, Status> {
+    if session.told.is_none() {
+        // So that who loses the connection before the first event can go on from here.
+        return Ok(session.tell(None, follower.here()));
+    }
     loop {
-        tokio::select! {
-            biased;
-            () = session.api.stop.cancelled() => {
-                let stopping = "the server is stopping; go on with the last resume_token";
-                return Err(refusal::unavailable("STOPPING", stopping, Duration::from_secs(1)));
+        // Before anything else: a stream that is never silent must hear of a stop and a revocation, too.
+        if session.api.stop.is_cancelled() {
+            let stopping = "the server is stopping; go on with the last resume_token";
+            return Err(refusal::unavailable("STOPPING", stopping, Duration::from_secs(1)));
+        }
+        if Instant::now() >= session.recheck_at {
+            session.api.auth.recheck(&session.caller).await?;
+            session.recheck_at = Instant::now() + RECHECK_PERIOD;
+        }
+        if session.told_at.elapsed() >= TOKEN_PERIOD && follower.ready.is_empty() {
+            let here = follower.here();
+            if session.told.as_ref() != Some(&here) {
+                return Ok(session.tell(None, here));
             }
+            session.told_at = Instant::now();
+        }
+        tokio::select! {
             next = follower.next() => {
                 let (event, resume) = next.map_err(refusal::store)?;
-                let resume_token = session.api.tokens.token(&session.bound, &resume);
-                return Ok(StreamEventsResponse { event: Some(event), resume_token });
+                return Ok(session.tell(Some(event), resume));
             }
-            () = sleep(RECHECK_PERIOD) => session.api.auth.recheck(&session.caller).await?,
+            () = session.api.stop.cancelled() => {}
+            () = sleep_until(session.recheck_at) => {}
         }
+    }
+}
+
+impl Session {
+    /// An answer that moves the caller's position to `resume`.
+    fn tell(&mut self, event: Option<Event>, resume: Resume) -> StreamEventsResponse {
+        let resume_token = self.api.tokens.token(&self.bound, &resume);
+        (self.told, self.told_at) = (Some(resume), Instant::now());
+        StreamEventsResponse { event, resume_token }
     }
 }

@@ -79,6 +79,9 @@ pub(crate) async fn read(
     request: GetEventRequest,
 ) -> Result<pb::Event, Status> {
     let tenant = caller.tenant(&request.tenant_id)?;
+    if request.id.is_empty() {
+        return Err(Violations::one("id", "is required"));
+    }
     let absent = || refusal::not_found("Event", &request.id);
     let id: EventId = request.id.parse().map_err(|_| absent())?;
     let address = api.store.install().ids.event_address(id);

@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
+use crate::wire;
 use moka::future::Cache;
-use prost_types::{ListValue, Struct, Value as ProtoValue, value::Kind};
 use qrelay_proto::v1 as pb;
 use qrelay_store::{
     StoreError,
-    clock::Timestamp,
     event::Event,
     id::{CodeId, ConfigSeq, EventAddress, PartitionId, TenantId},
     model::{Code, ResourceId},
     record::{Record, ScanRecord, decode_batch},
     store::{ConfigChange, Result, SharedStore},
 };
-use serde_json::{Map, Value};
 
 /// Versions never change, so they are bounded by count alone: a version is some kilobytes at most.
 const VERSIONS_CACHED_MAX: u64 = 2_000;
@@ -109,38 +107,7 @@ pub(crate) fn to_proto(event: &Event) -> pb::Event {
     pb::Event {
         r#type: event.kind.as_str().to_owned(),
         id: event.id.to_string(),
-        created_at: Some(proto_time(event.created_at)),
-        data: Some(proto_struct(&event.data)),
+        created_at: Some(wire::time(event.created_at)),
+        data: Some(wire::to_struct(&event.data)),
     }
-}
-
-fn proto_time(at: Timestamp) -> prost_types::Timestamp {
-    let nanos = at.as_millis().rem_euclid(1000) * 1_000_000;
-    prost_types::Timestamp {
-        seconds: at.as_secs(),
-        nanos: i32::try_from(nanos).unwrap_or(0),
-    }
-}
-
-fn proto_struct(map: &Map<String, Value>) -> Struct {
-    Struct {
-        fields: map
-            .iter()
-            .map(|(key, value)| (key.clone(), proto_value(value)))
-            .collect(),
-    }
-}
-
-fn proto_value(value: &Value) -> ProtoValue {
-    let kind = match value {
-        Value::Null => Kind::NullValue(0),
-        Value::Bool(value) => Kind::BoolValue(*value),
-        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(0.0)),
-        Value::String(text) => Kind::StringValue(text.clone()),
-        Value::Array(values) => Kind::ListValue(ListValue {
-            values: values.iter().map(proto_value).collect(),
-        }),
-        Value::Object(map) => Kind::StructValue(proto_struct(map)),
-    };
-    ProtoValue { kind: Some(kind) }
 }

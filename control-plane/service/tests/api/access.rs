@@ -242,16 +242,6 @@ async fn rest_status(api: &Api, rpc: &MethodDescriptor, message: &DynamicMessage
     api.rest(key, &verb.to_uppercase(), &path, body).await.status
 }
 
-/// Goes with the service: it is not served yet.
-const NOT_SERVED: &str = "EventService";
-
-fn served() -> Vec<MethodDescriptor> {
-    rpcs()
-        .into_iter()
-        .filter(|rpc| rpc.parent_service().name() != NOT_SERVED)
-        .collect()
-}
-
 fn rpcs() -> Vec<MethodDescriptor> {
     let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
     let rpcs: Vec<_> = pool
@@ -315,7 +305,7 @@ async fn without_a_good_key_every_rpc_is_unauthenticated() {
 async fn each_role_may_do_what_the_contract_says_and_no_more() {
     let api = Api::start().await;
     let _owner = owner(&api).drop_guard();
-    for rpc in &served() {
+    for rpc in &rpcs() {
         let allowed = if rpc.name() == "TestEndpoint" {
             Code::FailedPrecondition
         } else {
@@ -341,7 +331,7 @@ async fn what_is_another_tenants_is_not_found_whatever_the_rpc() {
     let mut unnamed = world(&api).await;
     // The same resources, named without their tenant: then the key's own tenant is meant.
     unnamed.ids.remove("tenant_id");
-    for rpc in served().iter().filter(|rpc| needs(rpc) != Needs::Admin) {
+    for rpc in rpcs().iter().filter(|rpc| needs(rpc) != Needs::Admin) {
         expect(
             &api,
             rpc,

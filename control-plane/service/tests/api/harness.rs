@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use qrelay_control::{AdminKey, Config, Deps, Rates, Server};
 use qrelay_proto::v1::{
     code_service_client::CodeServiceClient, endpoint_service_client::EndpointServiceClient,
+    event_service_client::EventServiceClient,
 };
 use qrelay_store::{
     clock::{SharedClock, SystemClock},
@@ -191,6 +192,10 @@ impl Api {
 
     pub(crate) async fn endpoints(&self, key: &str) -> EndpointServiceClient<Client> {
         EndpointServiceClient::with_interceptor(self.channel().await, with(key))
+    }
+
+    pub(crate) async fn events(&self, key: &str) -> EventServiceClient<Client> {
+        EventServiceClient::with_interceptor(self.channel().await, with(key))
     }
 
     /// One REST call on a connection of its own.

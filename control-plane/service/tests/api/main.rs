@@ -5,6 +5,7 @@
 mod access;
 mod codes;
 mod endpoints;
+mod events;
 mod harness;
 mod keys;
 mod outage;

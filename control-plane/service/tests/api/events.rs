@@ -1,0 +1,480 @@
+//! Events: listed backwards in time, read by id, followed as they come; what is shown equals what webhooks carry.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use qrelay_proto::v1;
+use qrelay_store::{
+    Timestamp,
+    appender::Appender,
+    clock::{Clock, SharedClock, SystemClock},
+    event::Event,
+    id::{EventAddress, TenantId},
+    record::{Classification, Record, ScanRecord},
+};
+use serde_json::{Value, json};
+use tonic::Code;
+
+use crate::harness::{ADMIN, Api, code};
+
+/// A tenant with a code, and a writer that records its scans.
+struct Scans<'a> {
+    api: &'a Api,
+    tenant: TenantId,
+    key: String,
+    key_id: String,
+    code: String,
+    writer: Appender,
+}
+
+impl<'a> Scans<'a> {
+    async fn of(api: &'a Api) -> Self {
+        let tenant = api.tenant().await;
+        let (key_id, key) = api.key(&tenant, "read_write").await;
+        let code = api.post(&key, "/v1/codes", code()).await.ok().text("id");
+        let writer = writer(api).await;
+        Self {
+            api,
+            tenant: tenant.parse().unwrap(),
+            key,
+            key_id,
+            code,
+            writer,
+        }
+    }
+
+    /// A scan at this time, durable; its address and its record.
+    async fn scan_by(&self, writer: &Appender, at_ms: i64) -> (EventAddress, ScanRecord<'static>) {
+        let code = self
+            .api
+            .store
+            .code(self.code.parse().unwrap())
+            .await
+            .unwrap()
+            .unwrap();
+        let tenant = self.api.store.tenant(self.tenant).await.unwrap().unwrap();
+        let at = Timestamp::from_millis(at_ms);
+        let scan = ScanRecord {
+            tenant: self.tenant,
+            code: code.id,
+            code_version: code.version,
+            at,
+            classification: Classification::Human,
+            classification_reason: "test".into(),
+            device_type: Some("mobile".into()),
+            device_family: None,
+            os_family: None,
+            browser_family: None,
+            country: Some("CA".into()),
+            region: None,
+            city: None,
+            referer: None,
+            user_agent: Some("curl/8 \"quoted\" \u{1b}[2J".into()),
+            host: None,
+            query: None,
+            accept_language: None,
+            network: None,
+        };
+        let pending = writer
+            .append(tenant.partition(code.id), at, &Record::Scan(scan.clone()))
+            .unwrap();
+        (pending.durable().await.unwrap(), scan)
+    }
+
+    async fn scan(&self, at_ms: i64) -> String {
+        let (address, _) = self.scan_by(&self.writer, at_ms).await;
+        self.api.store.install().ids.event_id(address).to_string()
+    }
+
+    async fn list(&self, query: &str) -> Vec<Value> {
+        let listed = self.api.get(&self.key, &format!("/v1/events?{query}")).await.ok();
+        listed.body["events"].as_array().unwrap().clone()
+    }
+
+    async fn ids(&self, query: &str) -> Vec<String> {
+        self.list(query).await.iter().map(id).collect()
+    }
+}
+
+fn id(event: &Value) -> String {
+    event["id"].as_str().unwrap().to_owned()
+}
+
+async fn writer(api: &Api) -> Appender {
+    let clock: SharedClock = std::sync::Arc::new(SystemClock);
+    Appender::start(api.store.clone(), &clock, "test", Duration::from_millis(20))
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn an_event_looks_the_same_listed_read_followed_and_in_a_webhook() {
+    let api = Api::start().await;
+    let scans = Scans::of(&api).await;
+    let mut client = api.events(&scans.key).await;
+    let mut stream = client
+        .stream_events(v1::StreamEventsRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    let opening = stream.message().await.unwrap().unwrap();
+    assert!(opening.event.is_none() && !opening.resume_token.is_empty());
+    let (address, scan) = scans.scan_by(&scans.writer, 1_772_548_338_492).await;
+    let code = api.store.code(scan.code).await.unwrap().unwrap();
+    let webhook = Event::scan(&api.store.install().ids, address, &scan, &code);
+    let webhook: Value = serde_json::from_slice(&webhook.to_bytes()).unwrap();
+    let id = webhook["id"].as_str().unwrap();
+    assert_eq!(
+        api.get(&scans.key, &format!("/v1/events/{id}")).await.ok().body,
+        webhook
+    );
+    assert_eq!(webhook["data"]["referer"], Value::Null);
+    let listed = scans.list("type=scan.created").await;
+    assert_eq!(listed, std::slice::from_ref(&webhook));
+    let followed = stream.message().await.unwrap().unwrap().event.unwrap();
+    let read = client
+        .get_event(v1::GetEventRequest {
+            id: id.to_owned(),
+            ..Default::default()
+        })
+        .await
+        .unwrap();
+    assert_eq!(followed, read.into_inner());
+}
+
+#[tokio::test]
+async fn what_is_no_event_of_the_tenant_is_not_found() {
+    let api = Api::start().await;
+    let (ours, theirs) = (Scans::of(&api).await, Scans::of(&api).await);
+    let foreign = theirs.scan(1_772_548_338_492).await;
+    let own = ours.scan(1_772_548_338_492).await;
+    api.get(&ours.key, &format!("/v1/events/{own}")).await.ok();
+    let ids = &api.store.install().ids;
+    let test = ids.event_id(EventAddress::test()).to_string();
+    let address = ids.event_address(own.parse().unwrap());
+    let beyond = ids.event_id(EventAddress { index: 7, ..address }).to_string();
+    let made_up = "evt_00000000000000000000000000";
+    for id in [
+        foreign.as_str(),
+        &test,
+        &beyond,
+        made_up,
+        "evt_",
+        "nonsense",
+        &own.to_uppercase(),
+    ] {
+        assert_eq!(
+            api.get(&ours.key, &format!("/v1/events/{id}")).await.status,
+            404,
+            "{id}"
+        );
+    }
+    let foreign_code = api.get(&theirs.key, "/v1/events?type=code.*").await.ok().body["events"][0].clone();
+    let path = format!("/v1/events/{}", id(&foreign_code));
+    assert_eq!(api.get(&ours.key, &path).await.status, 404);
+    assert_eq!(
+        api.get(ADMIN, &format!("{path}?tenant_id={}", ours.tenant))
+            .await
+            .status,
+        404
+    );
+    api.get(ADMIN, &format!("{path}?tenant_id={}", theirs.tenant))
+        .await
+        .ok();
+    assert!(ours.ids("type=scan.*").await.iter().all(|id| *id == own));
+}
+
+#[tokio::test]
+async fn pages_are_newest_first_and_complete_though_writers_overlap_in_time() {
+    let api = Api::start().await;
+    let scans = Scans::of(&api).await;
+    let noise = Scans::of(&api).await;
+    let second = writer(&api).await;
+    let base = 1_772_548_000_000;
+    let mut expected: Vec<(i64, String)> = Vec::new();
+    for at in 0..60_i64 {
+        // Two writers, each out of order within seconds and both in the same seconds; foreign scans in between.
+        let jumbled = base + (at * 37 % 60) * 250;
+        let writer = if at % 3 == 0 { &second } else { &scans.writer };
+        let (address, _) = scans.scan_by(writer, jumbled).await;
+        expected.push((jumbled, api.store.install().ids.event_id(address).to_string()));
+        noise.scan(jumbled).await;
+    }
+    expected.sort();
+    expected.reverse();
+    for size in [1, 7, 500] {
+        let (mut seen, mut token, mut pages) = (Vec::new(), String::new(), 0);
+        loop {
+            let path = format!("/v1/events?type=scan.*&page_size={size}&page_token={token}");
+            let page = api.get(&scans.key, &path).await.ok();
+            let events = page.body["events"].as_array().unwrap();
+            assert!(events.len() <= size);
+            seen.extend(events.iter().map(id));
+            (token, pages) = (page.text("next_page_token"), pages + 1);
+            if token.is_empty() {
+                break;
+            }
+            assert!(pages < 200, "the pages do not end");
+            // What is recorded meanwhile is not on the pages that follow.
+            scans.scan(base + 1_000_000).await;
+        }
+        let fresh: BTreeSet<_> = scans
+            .ids("start_time=2026-03-03T14:40:00Z&page_size=500")
+            .await
+            .into_iter()
+            .collect();
+        seen.retain(|id| !fresh.contains(id));
+        assert_eq!(
+            seen,
+            expected.iter().map(|(_, id)| id.clone()).collect::<Vec<_>>(),
+            "pages of {size}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn scans_and_changes_are_one_list_and_filters_choose_from_it() {
+    let api = Api::start().await;
+    let scans = Scans::of(&api).await;
+    let now = SystemClock.now().as_millis();
+    let scan = scans.scan(now).await;
+    let path = format!("/v1/codes/{}", scans.code);
+    api.patch(&scans.key, &path, json!({"name": "Renamed"}))
+        .await
+        .ok();
+    let other = api.post(&scans.key, "/v1/codes", code()).await.ok().text("id");
+    let kinds = |events: &[Value]| {
+        events
+            .iter()
+            .map(|event| event["type"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let all = scans.list("").await;
+    assert_eq!(all.len(), 4);
+    let times: Vec<_> = all
+        .iter()
+        .map(|event| event["created_at"].as_str().unwrap())
+        .collect();
+    assert!(times.is_sorted_by(|a, b| a >= b), "{times:?}");
+    assert_eq!(
+        kinds(&scans.list("type=code.*").await),
+        ["code.created", "code.updated", "code.created"]
+    );
+    assert_eq!(kinds(&scans.list("type=code.updated").await), ["code.updated"]);
+    assert_eq!(scans.ids("type=scan.created").await, [scan.clone()]);
+    assert_eq!(scans.list(&format!("code_id={}", scans.code)).await.len(), 3);
+    assert_eq!(scans.list(&format!("code_id={other}&type=*")).await.len(), 1);
+    let at = Timestamp::from_millis(now);
+    let after = Timestamp::from_millis(now + 1);
+    assert_eq!(
+        scans
+            .ids(&format!("type=scan.*&start_time={at}&end_time={after}"))
+            .await,
+        [scan]
+    );
+    assert_eq!(
+        scans.ids(&format!("type=scan.*&start_time={after}")).await,
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        scans.ids(&format!("type=scan.*&end_time={at}")).await,
+        Vec::<String>::new()
+    );
+    let updated = &scans.list("type=code.updated").await[0];
+    assert_eq!(updated["data"]["name"], "Renamed");
+    assert_eq!(
+        api.get(&scans.key, &format!("/v1/events/{}", id(updated)))
+            .await
+            .ok()
+            .body,
+        *updated
+    );
+    let token = api
+        .get(&scans.key, "/v1/events?page_size=1")
+        .await
+        .ok()
+        .text("next_page_token");
+    let answer = api
+        .get(&scans.key, &format!("/v1/events?type=scan.*&page_token={token}"))
+        .await;
+    assert_eq!(answer.fields(), ["page_token"]);
+    let wrong = api
+        .get(&scans.key, "/v1/events?type=nope.*&code_id=x&page_size=900")
+        .await;
+    assert_eq!(wrong.fields(), ["page_size", "type", "code_id"]);
+}
+
+#[tokio::test]
+async fn a_resumed_stream_brings_what_followed_and_nothing_before() {
+    let api = Api::start().await;
+    let scans = Scans::of(&api).await;
+    let mut client = api.events(&scans.key).await;
+    let mut open = async |resume_token: String| {
+        let request = v1::StreamEventsRequest {
+            resume_token,
+            ..Default::default()
+        };
+        client.stream_events(request).await.unwrap().into_inner()
+    };
+    scans.scan(1_772_548_000_000).await;
+    let mut stream = open(String::new()).await;
+    let from_the_start = stream.message().await.unwrap().unwrap().resume_token;
+    let mut made = Vec::new();
+    for at in 0..5 {
+        made.push(scans.scan(1_772_548_100_000 + at).await);
+    }
+    let path = format!("/v1/codes/{}", scans.code);
+    api.patch(&scans.key, &path, json!({"name": "Renamed"}))
+        .await
+        .ok();
+    let mut seen = Vec::new();
+    while seen.len() < 6 {
+        let message = stream.message().await.unwrap().unwrap();
+        let Some(event) = message.event else { continue };
+        seen.push((event.id, event.r#type, message.resume_token));
+    }
+    let scanned: Vec<_> = seen
+        .iter()
+        .filter(|(_, kind, _)| kind == "scan.created")
+        .map(|(id, ..)| id.clone())
+        .collect();
+    assert_eq!(scanned, made, "in the order of the writer, from now on");
+    // From each token on, exactly what followed it.
+    for at in 0..seen.len() {
+        let mut resumed = open(seen[at].2.clone()).await;
+        let mut rest: BTreeSet<_> = seen[at + 1..].iter().map(|(id, ..)| id.clone()).collect();
+        let last = scans.scan(1_772_548_200_000).await;
+        rest.insert(last);
+        while !rest.is_empty() {
+            let Some(event) = resumed.message().await.unwrap().unwrap().event else {
+                continue;
+            };
+            let later: BTreeSet<_> = seen[..=at].iter().map(|(id, ..)| id.clone()).collect();
+            assert!(
+                !later.contains(&event.id),
+                "{} again from token {at}",
+                event.r#type
+            );
+            rest.remove(&event.id);
+        }
+    }
+    let mut resumed = open(from_the_start).await;
+    let mut first = None;
+    while first.is_none() {
+        first = resumed.message().await.unwrap().unwrap().event;
+    }
+    assert!(seen.iter().any(|(id, ..)| *id == first.as_ref().unwrap().id));
+    let mut client = api.events(&scans.key).await;
+    let request = v1::StreamEventsRequest {
+        resume_token: seen[0].2.clone(),
+        r#type: "scan.*".into(),
+        ..Default::default()
+    };
+    assert_eq!(
+        client.stream_events(request).await.unwrap_err().code(),
+        Code::InvalidArgument,
+        "of another filter"
+    );
+    let request = v1::StreamEventsRequest {
+        resume_token: "x".into(),
+        ..Default::default()
+    };
+    assert_eq!(
+        client.stream_events(request).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_key_is_revoked_even_while_events_keep_coming() {
+    let api = Api::start().await;
+    let scans = Scans::of(&api).await;
+    let (silent_id, silent_key) = api.key(&scans.tenant.to_string(), "read_only").await;
+    let mut busy = api
+        .events(&scans.key)
+        .await
+        .stream_events(v1::StreamEventsRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    let request = v1::StreamEventsRequest {
+        code_id: "code_0000000000000000".into(),
+        ..Default::default()
+    };
+    let mut silent = api
+        .events(&silent_key)
+        .await
+        .stream_events(request)
+        .await
+        .unwrap()
+        .into_inner();
+    for id in [&scans.key_id, &silent_id] {
+        api.delete(ADMIN, &format!("/v1/api_keys/{id}")).await.ok();
+    }
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(15);
+    let busy = async {
+        loop {
+            scans.scan(1_772_548_000_000).await;
+            match busy.message().await {
+                Ok(Some(_)) => assert!(tokio::time::Instant::now() < deadline, "the stream goes on"),
+                ended => return ended.unwrap_err(),
+            }
+        }
+    };
+    let silent = async {
+        loop {
+            match silent.message().await {
+                Ok(Some(_)) => {}
+                ended => return ended.unwrap_err(),
+            }
+        }
+    };
+    let (busy, silent) = tokio::time::timeout_at(deadline, async { tokio::join!(busy, silent) })
+        .await
+        .unwrap();
+    assert_eq!(
+        (busy.code(), silent.code()),
+        (Code::Unauthenticated, Code::Unauthenticated)
+    );
+}
+
+#[tokio::test]
+async fn streams_are_bounded_per_key_and_end_when_the_server_stops() {
+    let api = Api::start().await;
+    let scans = Scans::of(&api).await;
+    let mut client = api.events(&scans.key).await;
+    let mut streams = Vec::new();
+    for _ in 0..16 {
+        streams.push(
+            client
+                .stream_events(v1::StreamEventsRequest::default())
+                .await
+                .unwrap()
+                .into_inner(),
+        );
+    }
+    let refused = client
+        .stream_events(v1::StreamEventsRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let (_, other) = api.key(&scans.tenant.to_string(), "read_only").await;
+    let more = api
+        .events(&other)
+        .await
+        .stream_events(v1::StreamEventsRequest::default())
+        .await;
+    assert!(more.is_ok(), "another key has its own");
+    api.stop.cancel();
+    for mut stream in streams {
+        let ended = loop {
+            match stream.message().await {
+                Ok(Some(message)) => assert!(message.event.is_none()),
+                ended => break ended.unwrap_err(),
+            }
+        };
+        assert_eq!(ended.code(), Code::Unavailable, "{ended:?}");
+    }
+    tokio::time::timeout(Duration::from_secs(10), api.tasks.wait())
+        .await
+        .expect("the server returns");
+}
