@@ -59,7 +59,11 @@ impl Product {
         // Long enough to be taken for a key. It guards nothing but this run.
         let admin_key = format!("qra_{}", "a".repeat(52));
         // Only its owner may read a key file.
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key_file)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&key_file)?;
         file.write_all(admin_key.as_bytes())?;
         let data = folder.join("data");
         let program = program

@@ -37,7 +37,9 @@ async fn the_published_standard_webhooks_libraries_verify_a_real_delivery() {
         .collect();
     let body = String::from_utf8(arrival.body.to_vec()).unwrap();
     let genuine = json!({"secret": endpoint["secret"], "headers": headers, "body": body}).to_string();
-    let forged = json!({"secret": endpoint["secret"], "headers": headers, "body": body.replace("clients", "forged!")}).to_string();
+    let forged =
+        json!({"secret": endpoint["secret"], "headers": headers, "body": body.replace("clients", "forged!")})
+            .to_string();
     for library in ["standardwebhooks-verify-node", "standardwebhooks-verify-python"] {
         assert!(accepts(library, &genuine), "{library} refuses a genuine delivery");
         assert!(!accepts(library, &forged), "{library} takes a forged body");
@@ -46,8 +48,17 @@ async fn the_published_standard_webhooks_libraries_verify_a_real_delivery() {
 }
 
 fn accepts(library: &str, delivery: &str) -> bool {
-    let mut child = Command::new(tool(library)).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(delivery.as_bytes()).unwrap();
+    let mut child = Command::new(tool(library))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(delivery.as_bytes())
+        .unwrap();
     child.wait().unwrap().success()
 }
 
@@ -60,8 +71,16 @@ async fn a_public_validator_accepts_the_openapi_document() {
     assert_eq!(answer.status(), 200);
     let file = dir.path().join("openapi.json");
     std::fs::write(&file, answer.body()).unwrap();
-    let output = Command::new(tool("openapi-validate")).arg(&file).output().unwrap();
-    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(tool("openapi-validate"))
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     let document: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
     server.stop().await;

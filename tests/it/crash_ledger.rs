@@ -53,7 +53,10 @@ async fn every_answered_scan_is_delivered_across_kills() {
     }
     let ledger = crowd.finish().await;
     let answered = ledger.answered();
-    assert!(!answered.is_empty(), "no scan was answered at all: the test proved nothing");
+    assert!(
+        !answered.is_empty(),
+        "no scan was answered at all: the test proved nothing"
+    );
 
     for receiver in &receivers {
         wait_within(DRAIN, "every answered scan is delivered", async || {
@@ -67,12 +70,19 @@ async fn every_answered_scan_is_delivered_across_kills() {
 }
 
 async fn receivers(api: &Api, seed: u64) -> Vec<Receiver> {
-    let failing = |seed| Behaviour::Fail { probability: 0.5, times_max: 6, seed };
+    let failing = |seed| Behaviour::Fail {
+        probability: 0.5,
+        times_max: 6,
+        seed,
+    };
     let mut receivers = Vec::new();
     for behaviour in [Behaviour::Accept, failing(seed), failing(seed + 1)] {
         let receiver = Receiver::start(behaviour).await;
         // Short pauses, so that the test ends; as many as the contract allows, so that crashes do not use them up.
-        let schedule: Vec<String> = std::iter::once("0s").chain(std::iter::repeat_n("1s", 19)).map(String::from).collect();
+        let schedule: Vec<String> = std::iter::once("0s")
+            .chain(std::iter::repeat_n("1s", 19))
+            .map(String::from)
+            .collect();
         let endpoint = json!({"url": receiver.url(), "events": ["scan.*"], "retry_schedule": schedule, "max_concurrency": 64});
         let endpoint: Value = api.post("/v1/endpoints", endpoint).await;
         receiver.expect_secret(endpoint["secret"].as_str().unwrap());
@@ -91,19 +101,29 @@ async fn kill_and_restart(server: &mut Server, setup: &Setup) -> Duration {
 }
 
 fn missing(answered: &HashSet<String>, accepted: &HashMap<String, u32>) -> Vec<String> {
-    answered.iter().filter(|id| !accepted.contains_key(*id)).cloned().collect()
+    answered
+        .iter()
+        .filter(|id| !accepted.contains_key(*id))
+        .cloned()
+        .collect()
 }
 
 fn report(answered: &HashSet<String>, receivers: &[Receiver], restarts: &mut [Duration], seed: u64) {
     restarts.sort();
     let (median, longest) = (restarts.get(restarts.len() / 2), restarts.last());
-    println!("answered {}, restarts median {median:?}, longest {longest:?}, seed {seed}", answered.len());
+    println!(
+        "answered {}, restarts median {median:?}, longest {longest:?}, seed {seed}",
+        answered.len()
+    );
     for (at, receiver) in receivers.iter().enumerate() {
         let accepted = receiver.accepted();
         let duplicates: u32 = accepted.values().map(|count| count - 1).sum();
         // Scans recorded but cut off before their answer are delivered too.
         let unanswered = accepted.keys().filter(|id| !answered.contains(*id)).count();
-        println!("receiver {at}: {} events, {duplicates} duplicates, {unanswered} recorded but not answered", accepted.len());
+        println!(
+            "receiver {at}: {} events, {duplicates} duplicates, {unanswered} recorded but not answered",
+            accepted.len()
+        );
     }
 }
 
@@ -112,9 +132,20 @@ fn check_arrivals(receivers: &[Receiver]) {
     for receiver in receivers {
         let mut bodies = HashMap::new();
         for arrival in receiver.arrivals() {
-            assert_eq!(arrival.verified, Some(true), "{}: the signature is wrong", arrival.id);
-            let first = bodies.entry(arrival.id.clone()).or_insert_with(|| arrival.body.clone());
-            assert_eq!(first, &arrival.body, "{}: attempts differ in their bytes", arrival.id);
+            assert_eq!(
+                arrival.verified,
+                Some(true),
+                "{}: the signature is wrong",
+                arrival.id
+            );
+            let first = bodies
+                .entry(arrival.id.clone())
+                .or_insert_with(|| arrival.body.clone());
+            assert_eq!(
+                first, &arrival.body,
+                "{}: attempts differ in their bytes",
+                arrival.id
+            );
         }
     }
 }

@@ -20,18 +20,34 @@ async fn no_redirect_leaves_before_the_fdatasync_that_covers_its_scan() {
     let trace = dir.path().join("trace");
     let mut setup = Setup::new(super::BINARY, &dir.path().join("data"));
     let calls = "trace=read,recvfrom,readv,write,writev,sendto,sendmsg,pwrite64,pwritev,fsync,fdatasync";
-    let wrapper = ["strace", "-f", "-y", "-s", "200000", "-e", calls, "-o", &trace.display().to_string()];
+    let wrapper = [
+        "strace",
+        "-f",
+        "-y",
+        "-s",
+        "200000",
+        "-e",
+        calls,
+        "-o",
+        &trace.display().to_string(),
+    ];
     setup.wrapper = wrapper.map(String::from).to_vec();
 
     let server = setup.start().await;
     let (_, api) = server.admin().tenant("durability").await;
-    api.post("/v1/codes", json!({"short_id": "sync", "destination_url": "https://example.com/"})).await;
+    api.post(
+        "/v1/codes",
+        json!({"short_id": "sync", "destination_url": "https://example.com/"}),
+    )
+    .await;
     let mut people = JoinSet::new();
     for person in 0..AT_ONCE {
         let edge = server.edge();
         people.spawn(async move {
             for scan in 0..SCANS / AT_ONCE {
-                let answer = http::get(edge, &format!("/sync?m=marker-{person}-{scan}-end")).await.unwrap();
+                let answer = http::get(edge, &format!("/sync?m=marker-{person}-{scan}-end"))
+                    .await
+                    .unwrap();
                 assert_eq!(answer.status(), 302);
             }
         });
@@ -51,11 +67,23 @@ async fn no_redirect_leaves_before_the_fdatasync_that_covers_its_scan() {
 /// strace ends when the traced process does; the process is found by its data directory.
 fn terminate_traced(data_dir: &Path) {
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
         let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let words: Vec<_> = words.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
-        let traced = words.first().is_some_and(|first| first.ends_with(b"qrelay-under-test"));
-        if traced && words.iter().any(|word| word == data_dir.as_os_str().as_encoded_bytes()) {
+        let traced = words
+            .first()
+            .is_some_and(|first| first.ends_with(b"qrelay-under-test"));
+        if traced
+            && words
+                .iter()
+                .any(|word| word == data_dir.as_os_str().as_encoded_bytes())
+        {
             let pid = rustix::process::Pid::from_raw(pid).unwrap();
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         }
@@ -79,12 +107,16 @@ fn check_trace(trace: &Path) -> usize {
     let text = String::from_utf8_lossy(&std::fs::read(trace).unwrap()).into_owned();
     let mut order = Order::default();
     for (number, line) in text.lines().enumerate() {
-        let (thread, call) = line.split_once(' ').expect("strace -f begins each line with the thread");
+        let (thread, call) = line
+            .split_once(' ')
+            .expect("strace -f begins each line with the thread");
         let call = call.trim_start();
         if let Some(begin) = call.strip_suffix(" <unfinished ...>") {
             // What a call sends out has left when it begins.
             order.sent(number, begin);
-            order.unfinished.insert(thread.to_owned(), (number, begin.to_owned()));
+            order
+                .unfinished
+                .insert(thread.to_owned(), (number, begin.to_owned()));
         } else if let Some((_, rest)) = call.split_once(" resumed>") {
             let (began, begin) = order.unfinished.remove(thread).expect("a resumed call was begun");
             order.ended(began, number, &(begin + rest));
@@ -99,14 +131,28 @@ fn check_trace(trace: &Path) -> usize {
 impl Order {
     /// A call began: what it sends must be covered.
     fn sent(&mut self, began: usize, call: &str) {
-        let sends = ["write(", "writev(", "sendto(", "sendmsg("].iter().any(|name| call.starts_with(name));
+        let sends = ["write(", "writev(", "sendto(", "sendmsg("]
+            .iter()
+            .any(|name| call.starts_with(name));
         if !sends || !call.contains("HTTP/1.1 302") {
             return;
         }
-        let marker = self.asked.remove(descriptor(call)).expect("a redirect answers a request that was read");
-        let written = *self.written.get(&marker).unwrap_or_else(|| panic!("{marker}: answered before it was written"));
-        let covered = self.syncs.iter().any(|(sync_began, ended)| *sync_began > written && *ended < began);
-        assert!(covered, "{marker}: answered at line {began}, written at {written}, and no fdatasync between");
+        let marker = self
+            .asked
+            .remove(descriptor(call))
+            .expect("a redirect answers a request that was read");
+        let written = *self
+            .written
+            .get(&marker)
+            .unwrap_or_else(|| panic!("{marker}: answered before it was written"));
+        let covered = self
+            .syncs
+            .iter()
+            .any(|(sync_began, ended)| *sync_began > written && *ended < began);
+        assert!(
+            covered,
+            "{marker}: answered at line {began}, written at {written}, and no fdatasync between"
+        );
         self.redirects += 1;
     }
 
@@ -124,7 +170,9 @@ impl Order {
                     self.written.entry(marker).or_insert(ended);
                 }
             }
-            "fdatasync" | "fsync" if log && call.trim_end().ends_with("= 0") => self.syncs.push((began, ended)),
+            "fdatasync" | "fsync" if log && call.trim_end().ends_with("= 0") => {
+                self.syncs.push((began, ended))
+            }
             _ => {}
         }
     }

@@ -1,6 +1,9 @@
 //! The end-to-end tests, in one binary: a module per promise or plane.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking with the place where it did")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking with the place where it did"
+)]
 
 mod architecture;
 mod clients;

@@ -20,7 +20,14 @@ async fn a_second_owner_of_a_data_directory_is_refused_with_exit_code_1() {
     let second = Command::new(super::BINARY)
         .args(["up", "--data-dir"])
         .arg(&setup.data_dir)
-        .args(["--edge-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
+        .args([
+            "--edge-listen",
+            "127.0.0.1:0",
+            "--api-listen",
+            "127.0.0.1:0",
+            "--ops-listen",
+            "127.0.0.1:0",
+        ])
         .stdin(Stdio::null())
         .output()
         .unwrap();
@@ -32,14 +39,30 @@ async fn a_second_owner_of_a_data_directory_is_refused_with_exit_code_1() {
 
 #[test]
 fn usage_errors_name_every_violation_and_exit_64() {
-    let wrong = ["up", "--edge-listen", "nowhere", "--retention", "soon", "--dangerous-allow-target", "10.0.0.0/99"];
-    let output = Command::new(super::BINARY).args(wrong).stdin(Stdio::null()).output().unwrap();
+    let wrong = [
+        "up",
+        "--edge-listen",
+        "nowhere",
+        "--retention",
+        "soon",
+        "--dangerous-allow-target",
+        "10.0.0.0/99",
+    ];
+    let output = Command::new(super::BINARY)
+        .args(wrong)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(64));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     for name in ["--edge-listen", "--retention", "--dangerous-allow-target"] {
         assert!(text.contains(name), "{name} is not named in: {text}");
     }
-    let unknown = Command::new(super::BINARY).args(["up", "--nope"]).stdin(Stdio::null()).output().unwrap();
+    let unknown = Command::new(super::BINARY)
+        .args(["up", "--nope"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
     assert_eq!(unknown.status.code(), Some(64));
 }
 
@@ -52,14 +75,21 @@ async fn a_stop_drains_and_loses_nothing_that_was_answered() {
     let receiver = Receiver::start(Behaviour::Accept).await;
     code_and_endpoint(&api, "drain", &receiver.url()).await;
     let crowd = Crowd::start(server.edge(), "/drain", 200);
-    wait_until("some scans are answered", async || (crowd.ledger().count() > 100).then_some(())).await;
+    wait_until("some scans are answered", async || {
+        (crowd.ledger().count() > 100).then_some(())
+    })
+    .await;
     server.stop().await;
     let ledger = crowd.finish().await;
 
     let server = setup.start().await;
     wait_until("all that was answered is delivered", async || {
         let accepted = receiver.accepted();
-        ledger.answered().iter().all(|id| accepted.contains_key(id)).then_some(())
+        ledger
+            .answered()
+            .iter()
+            .all(|id| accepted.contains_key(id))
+            .then_some(())
     })
     .await;
     server.stop().await;
@@ -75,7 +105,10 @@ async fn a_second_signal_ends_it_at_once() {
     held.writable().await.unwrap();
     held.try_write(b"GET /never HTTP/1.1\r\nHost: a\r\n").unwrap();
     server.signal(Signal::TERM);
-    wait_until("the drain begins", async || server.log().contains("draining").then_some(())).await;
+    wait_until("the drain begins", async || {
+        server.log().contains("draining").then_some(())
+    })
+    .await;
     server.signal(Signal::TERM);
     let status = server.ended().await;
     // It may have drained before the second signal came; if not, it ends with 143.
@@ -94,13 +127,20 @@ async fn the_first_start_makes_a_master_key_and_an_admin_key_that_only_the_owner
     let key_file = wait_until("the admin key is written", async || {
         let files = std::fs::read_dir(&setup.data_dir).ok()?;
         // Beside it stands its hash, which later starts know it by.
-        files.flatten().map(|file| file.path()).find(|path| path.ends_with("admin-key"))
+        files
+            .flatten()
+            .map(|file| file.path())
+            .find(|path| path.ends_with("admin-key"))
     })
     .await;
     for file in std::fs::read_dir(&setup.data_dir).unwrap().flatten() {
         let name = file.file_name().to_string_lossy().into_owned();
         if name.contains("key") {
-            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+            assert_eq!(
+                file.metadata().unwrap().permissions().mode() & 0o777,
+                0o600,
+                "{name}"
+            );
         }
     }
     wait_until("the log names the key's file, not the key", async || {
@@ -123,13 +163,20 @@ fn the_demo_delivers_every_scan_and_says_so_in_one_json_object() {
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let summary: Value = serde_json::from_str(&text).expect("stdout is one JSON object and nothing else");
     for field in ["scans", "answered", "recorded", "delivered"] {
         assert_eq!(summary[field], json!(300), "{field}: {summary}");
     }
     assert_eq!(summary["lost"], 0);
-    assert!(summary["scan_to_webhook_ms"]["p50"].is_number() && summary["scan_to_webhook_ms"]["p99"].is_number());
+    assert!(
+        summary["scan_to_webhook_ms"]["p50"].is_number() && summary["scan_to_webhook_ms"]["p99"].is_number()
+    );
     assert!(summary["elapsed_s"].is_number() && summary["duplicates"].is_number());
 }
 
@@ -138,7 +185,11 @@ async fn health_and_metrics_are_served_beside_the_product() {
     let dir = tempfile::tempdir().unwrap();
     let server = Setup::new(super::BINARY, &dir.path().join("data")).start().await;
     let (_, api) = server.admin().tenant("ops").await;
-    api.post("/v1/codes", json!({"short_id": "ops", "destination_url": "https://a.example/"})).await;
+    api.post(
+        "/v1/codes",
+        json!({"short_id": "ops", "destination_url": "https://a.example/"}),
+    )
+    .await;
     http::get(server.edge(), "/ops").await.unwrap();
     assert_eq!(http::get(server.ops(), "/healthz").await.unwrap().status(), 200);
     let metrics = http::get(server.ops(), "/metrics").await.unwrap();

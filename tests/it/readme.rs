@@ -26,14 +26,18 @@ const LANGUAGES: [Language; 4] = [
     Language {
         fence: "python",
         file: "verify.py",
-        wrap: |snippet| format!("{snippet}\nimport sys\nsys.exit(not verify(*sys.argv[1:], sys.stdin.buffer.read()))\n"),
+        wrap: |snippet| {
+            format!("{snippet}\nimport sys\nsys.exit(not verify(*sys.argv[1:], sys.stdin.buffer.read()))\n")
+        },
         run: &["python3", "verify.py"],
     },
     Language {
         fence: "javascript",
         file: "verify.cjs",
         wrap: |snippet| {
-            format!("{snippet}\nconst body = require('node:fs').readFileSync(0);\nprocess.exit(verify(...process.argv.slice(2), body) ? 0 : 1);\n")
+            format!(
+                "{snippet}\nconst body = require('node:fs').readFileSync(0);\nprocess.exit(verify(...process.argv.slice(2), body) ? 0 : 1);\n"
+            )
         },
         run: &["node", "verify.cjs"],
     },
@@ -53,7 +57,9 @@ const LANGUAGES: [Language; 4] = [
         fence: "java",
         file: "Main.java",
         wrap: |snippet| {
-            let (imports, class) = snippet.split_once("class Webhook").expect("the snippet is a class");
+            let (imports, class) = snippet
+                .split_once("class Webhook")
+                .expect("the snippet is a class");
             format!(
                 "{imports}\npublic class Main {{\n  public static void main(String[] a) throws Exception {{\n\
                  \x20   System.exit(Webhook.verify(a[0], a[1], a[2], a[3], System.in.readAllBytes()) ? 0 : 1);\n  }}\n}}\nclass Webhook{class}"
@@ -79,14 +85,24 @@ async fn the_signature_snippets_of_the_readme_verify_a_real_delivery() {
     for language in LANGUAGES {
         let snippet = fenced(&readme, language.fence);
         std::fs::write(dir.path().join(language.file), (language.wrap)(&snippet)).unwrap();
-        assert!(says_yes(&language, dir.path(), secret, &arrival, &arrival.body), "{} refuses a genuine delivery", language.fence);
-        assert!(!says_yes(&language, dir.path(), secret, &arrival, b"forged"), "{} takes a forged body", language.fence);
+        assert!(
+            says_yes(&language, dir.path(), secret, &arrival, &arrival.body),
+            "{} refuses a genuine delivery",
+            language.fence
+        );
+        assert!(
+            !says_yes(&language, dir.path(), secret, &arrival, b"forged"),
+            "{} takes a forged body",
+            language.fence
+        );
     }
     server.stop().await;
 }
 
 fn fenced(readme: &str, language: &str) -> String {
-    let (_, rest) = readme.split_once(&format!("```{language}\n")).unwrap_or_else(|| panic!("README.md has no {language}"));
+    let (_, rest) = readme
+        .split_once(&format!("```{language}\n"))
+        .unwrap_or_else(|| panic!("README.md has no {language}"));
     rest.split_once("```").expect("a fence is closed").0.to_owned()
 }
 
@@ -94,13 +110,22 @@ fn says_yes(language: &Language, dir: &Path, secret: &str, arrival: &Arrival, bo
     let header = |name: &str| arrival.headers[name].to_str().unwrap().to_owned();
     let mut child = Command::new(language.run[0])
         .args(&language.run[1..])
-        .args([secret, &arrival.id, &header("webhook-timestamp"), &header("webhook-signature")])
+        .args([
+            secret,
+            &arrival.id,
+            &header("webhook-timestamp"),
+            &header("webhook-signature"),
+        ])
         .current_dir(dir)
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(body).unwrap();
     let status = child.wait().unwrap();
-    assert!(status.code().is_some_and(|code| code <= 1), "{}: {status}", language.fence);
+    assert!(
+        status.code().is_some_and(|code| code <= 1),
+        "{}: {status}",
+        language.fence
+    );
     status.success()
 }

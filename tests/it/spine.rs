@@ -39,12 +39,23 @@ async fn a_scan_becomes_a_verified_webhook_with_the_redirects_id() {
     let listed = api.get("/v1/events?type=scan.created").await;
     assert_eq!(listed["events"], json!([body]));
     let delivery = wait_until("the delivery is logged", async || {
-        let list = api.get(&format!("/v1/endpoints/{}/deliveries", endpoint["id"].as_str().unwrap())).await;
+        let list = api
+            .get(&format!(
+                "/v1/endpoints/{}/deliveries",
+                endpoint["id"].as_str().unwrap()
+            ))
+            .await;
         list["deliveries"].as_array().unwrap().first().cloned()
     })
     .await;
-    assert_eq!((&delivery["event_id"], &delivery["status"]), (&json!(id), &json!("succeeded")));
-    assert_eq!((&delivery["response_status"], &delivery["attempts"]), (&json!(200), &json!(1)));
+    assert_eq!(
+        (&delivery["event_id"], &delivery["status"]),
+        (&json!(id), &json!("succeeded"))
+    );
+    assert_eq!(
+        (&delivery["response_status"], &delivery["attempts"]),
+        (&json!(200), &json!(1))
+    );
     server.stop().await;
 }
 
@@ -56,11 +67,21 @@ async fn a_changed_destination_is_obeyed_within_a_second_and_makes_an_event() {
     let receiver = Receiver::start(Behaviour::Accept).await;
     let endpoint = json!({"url": receiver.url(), "events": ["code.*"]});
     api.post("/v1/endpoints", endpoint).await;
-    let code = api.post("/v1/codes", json!({"short_id": "moves", "destination_url": "https://a.example/"})).await;
+    let code = api
+        .post(
+            "/v1/codes",
+            json!({"short_id": "moves", "destination_url": "https://a.example/"}),
+        )
+        .await;
     let path = format!("/v1/codes/{}", code["id"].as_str().unwrap());
-    assert_eq!(http::get(server.edge(), "/moves").await.unwrap().headers()["location"], "https://a.example/");
+    assert_eq!(
+        http::get(server.edge(), "/moves").await.unwrap().headers()["location"],
+        "https://a.example/"
+    );
 
-    let changed = api.patch(&path, json!({"destination_url": "https://b.example/"})).await;
+    let changed = api
+        .patch(&path, json!({"destination_url": "https://b.example/"}))
+        .await;
     assert_eq!(changed["version"], 2);
     wait_within(Duration::from_secs(5), "the edge obeys", async || {
         let answer = http::get(server.edge(), "/moves").await.unwrap();
@@ -75,8 +96,12 @@ async fn a_changed_destination_is_obeyed_within_a_second_and_makes_an_event() {
 
     let types = wait_until("three events", async || {
         let arrivals = receiver.arrivals();
-        let bodies = arrivals.iter().map(|arrival| serde_json::from_slice::<Value>(&arrival.body).unwrap());
-        let types: Vec<_> = bodies.map(|body| body["type"].as_str().unwrap().to_owned()).collect();
+        let bodies = arrivals
+            .iter()
+            .map(|arrival| serde_json::from_slice::<Value>(&arrival.body).unwrap());
+        let types: Vec<_> = bodies
+            .map(|body| body["type"].as_str().unwrap().to_owned())
+            .collect();
         (types.len() == 3).then_some(types)
     })
     .await;
@@ -93,20 +118,38 @@ async fn a_failing_endpoint_is_retried_with_the_same_bytes_and_then_given_up() {
     let endpoint = json!({"url": receiver.url(), "events": ["*"], "retry_schedule": ["0s", "1s", "1s"]});
     let endpoint = api.post("/v1/endpoints", endpoint).await;
     receiver.expect_secret(endpoint["secret"].as_str().unwrap());
-    api.post("/v1/codes", json!({"short_id": "fails", "destination_url": "https://a.example/"})).await;
+    api.post(
+        "/v1/codes",
+        json!({"short_id": "fails", "destination_url": "https://a.example/"}),
+    )
+    .await;
 
     let list = format!("/v1/endpoints/{}/deliveries", endpoint["id"].as_str().unwrap());
     let delivery = wait_until("the delivery is given up", async || {
         let deliveries = api.get(&list).await;
-        deliveries["deliveries"].as_array().unwrap().iter().find(|delivery| delivery["status"] == "given_up").cloned()
+        deliveries["deliveries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|delivery| delivery["status"] == "given_up")
+            .cloned()
     })
     .await;
-    assert_eq!((&delivery["attempts"], &delivery["response_status"]), (&json!(3), &json!(500)));
+    assert_eq!(
+        (&delivery["attempts"], &delivery["response_status"]),
+        (&json!(3), &json!(500))
+    );
     assert_ne!(delivery["error"], "");
     let arrivals = receiver.arrivals();
     assert_eq!(arrivals.len(), 3);
-    assert!(arrivals.iter().all(|arrival| arrival.verified == Some(true) && arrival.body == arrivals[0].body));
-    let shown = api.get(&format!("/v1/deliveries/{}", delivery["id"].as_str().unwrap())).await;
+    assert!(
+        arrivals
+            .iter()
+            .all(|arrival| arrival.verified == Some(true) && arrival.body == arrivals[0].body)
+    );
+    let shown = api
+        .get(&format!("/v1/deliveries/{}", delivery["id"].as_str().unwrap()))
+        .await;
     assert_eq!(shown["attempt_log"].as_array().unwrap().len(), 3);
     server.stop().await;
 }

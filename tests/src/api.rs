@@ -22,14 +22,22 @@ impl Api {
     /// The same API with another key.
     #[must_use]
     pub fn with_key(&self, key: &str) -> Self {
-        Self { address: self.address, key: key.to_owned() }
+        Self {
+            address: self.address,
+            key: key.to_owned(),
+        }
     }
 
     /// One call: the status and the JSON (null when the body is none).
     ///
     /// # Errors
     /// When the connection cannot be made or breaks.
-    pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(StatusCode, Value)> {
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, Value)> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -45,7 +53,10 @@ impl Api {
     }
 
     async fn must(&self, method: Method, path: &str, body: Option<&Value>) -> Value {
-        let (status, json) = self.call(method.clone(), path, body).await.unwrap_or_else(|e| panic!("{method} {path}: {e}"));
+        let (status, json) = self
+            .call(method.clone(), path, body)
+            .await
+            .unwrap_or_else(|e| panic!("{method} {path}: {e}"));
         assert_eq!(status, StatusCode::OK, "{method} {path}: {json}");
         json
     }
@@ -89,7 +100,9 @@ impl Api {
     pub async fn tenant(&self, name: &str) -> (String, Api) {
         let tenant = self.post("/v1/tenants", json!({"name": name})).await;
         let id = tenant["id"].as_str().expect("a tenant has an id").to_owned();
-        let key = self.post(&format!("/v1/tenants/{id}/api_keys"), json!({"name": "test"})).await;
+        let key = self
+            .post(&format!("/v1/tenants/{id}/api_keys"), json!({"name": "test"}))
+            .await;
         let key = key["key"].as_str().expect("a new key is shown").to_owned();
         (id, self.with_key(&key))
     }

@@ -20,7 +20,10 @@ pub async fn connect(to: SocketAddr) -> anyhow::Result<Connection> {
     let stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
     let (sender, driver) = handshake(TokioIo::new(stream)).await?;
-    #[allow(clippy::disallowed_methods, reason = "the driver ends when the connection does")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the driver ends when the connection does"
+    )]
     tokio::spawn(async move {
         // A cut connection shows in the request's own result.
         driver.await.ok();
@@ -54,6 +57,9 @@ pub async fn once(to: SocketAddr, request: Request<Full<Bytes>>) -> anyhow::Resu
 /// # Panics
 /// When `path` is not one.
 pub async fn get(to: SocketAddr, path: &str) -> anyhow::Result<Response<Bytes>> {
-    let request = Request::get(path).header("host", to.to_string()).body(Full::default()).unwrap();
+    let request = Request::get(path)
+        .header("host", to.to_string())
+        .body(Full::default())
+        .unwrap();
     once(to, request).await
 }

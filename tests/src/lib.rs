@@ -3,7 +3,10 @@
 //! Waiting is level-triggered ([`wait_until`]): a condition is looked at again and again until it holds or a
 //! generous deadline passes, which is a failure. There are no retries of tests and no sleeps as synchronisation.
 
-#![allow(clippy::unwrap_used, reason = "a harness fails by panicking with the place where it did")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a harness fails by panicking with the place where it did"
+)]
 #![allow(clippy::print_stdout, reason = "tests print the seed and the ledger")]
 
 pub mod api;
@@ -52,5 +55,7 @@ pub async fn wait_within<T>(
 /// When it is set to something else.
 #[allow(clippy::disallowed_methods, reason = "tests are steered by the environment")]
 pub fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
+    std::env::var(name).map_or(default, |text| {
+        text.parse().unwrap_or_else(|_| panic!("{name} is not a number"))
+    })
 }

@@ -77,7 +77,11 @@ impl Receiver {
     pub async fn start(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let seed = if let Behaviour::Fail { seed, .. } = behaviour { seed } else { 0 };
+        let seed = if let Behaviour::Fail { seed, .. } = behaviour {
+            seed
+        } else {
+            0
+        };
         let state = State {
             behaviour,
             secret: None,
@@ -88,7 +92,11 @@ impl Receiver {
         let state = Arc::new(Mutex::new(state));
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, Arc::clone(&state)));
-        Self { address, state, _tasks: tasks }
+        Self {
+            address,
+            state,
+            _tasks: tasks,
+        }
     }
 
     /// What to register.
@@ -126,7 +134,14 @@ impl Receiver {
     /// Never.
     pub fn accepted(&self) -> HashMap<String, u32> {
         let mut counts = HashMap::new();
-        for arrival in self.state.lock().unwrap().arrivals.iter().filter(|arrival| arrival.accepted) {
+        for arrival in self
+            .state
+            .lock()
+            .unwrap()
+            .arrivals
+            .iter()
+            .filter(|arrival| arrival.accepted)
+        {
             *counts.entry(arrival.id.clone()).or_insert(0) += 1;
         }
         counts
@@ -137,29 +152,56 @@ async fn accept(listener: TcpListener, state: Arc<Mutex<State>>) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok((stream, _)) = listener.accept().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            return;
+        };
         let state = Arc::clone(&state);
         connections.spawn(async move {
             let service = service_fn(|request| receive(request, Arc::clone(&state)));
             // A connection that the sender cuts is the sender's business.
-            http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
+            http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await
+                .ok();
         });
     }
 }
 
-async fn receive(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+async fn receive(
+    request: Request<Incoming>,
+    state: Arc<Mutex<State>>,
+) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
-    let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+    let text = |name: &str| {
+        head.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("")
+            .to_owned()
+    };
     let id = text("webhook-id");
     let mut state = state.lock().unwrap();
     let verified = state.secret.as_deref().map(|secret| {
-        verify(secret, &id, &text("webhook-timestamp"), &body, &text("webhook-signature"))
+        verify(
+            secret,
+            &id,
+            &text("webhook-timestamp"),
+            &body,
+            &text("webhook-signature"),
+        )
     });
     let status = state.answer(&id);
     let accepted = status.is_success();
     let at = tokio::time::Instant::now();
-    state.arrivals.push(Arrival { id, headers: head.headers, body, accepted, verified, at });
+    state.arrivals.push(Arrival {
+        id,
+        headers: head.headers,
+        body,
+        accepted,
+        verified,
+        at,
+    });
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = status;
     Ok(answer)
@@ -170,7 +212,11 @@ impl State {
         match self.behaviour {
             Behaviour::Accept => StatusCode::OK,
             Behaviour::Answer(status) => StatusCode::from_u16(status).unwrap(),
-            Behaviour::Fail { probability, times_max, .. } => {
+            Behaviour::Fail {
+                probability,
+                times_max,
+                ..
+            } => {
                 let failures = self.failures.entry(id.to_owned()).or_default();
                 if *failures < times_max && self.random.random_bool(probability) {
                     *failures += 1;
@@ -186,13 +232,25 @@ impl State {
 /// Standard Webhooks, written from the specification: HMAC-SHA256 over `id.timestamp.body`, key = the decoded
 /// secret, any of the space-separated `v1,` signatures.
 pub fn verify(secret: &str, id: &str, timestamp: &str, body: &[u8], signatures: &str) -> bool {
-    let Some(Ok(key)) = secret.strip_prefix("whsec_").map(|text| BASE64.decode(text.as_bytes())) else {
+    let Some(Ok(key)) = secret
+        .strip_prefix("whsec_")
+        .map(|text| BASE64.decode(text.as_bytes()))
+    else {
         return false;
     };
-    let Ok(mac) = Hmac::<Sha256>::new_from_slice(&key) else { return false };
-    let mac = mac.chain_update(id).chain_update(".").chain_update(timestamp).chain_update(".").chain_update(body);
+    let Ok(mac) = Hmac::<Sha256>::new_from_slice(&key) else {
+        return false;
+    };
+    let mac = mac
+        .chain_update(id)
+        .chain_update(".")
+        .chain_update(timestamp)
+        .chain_update(".")
+        .chain_update(body);
     let matches = |signature: &str| {
-        let bytes = signature.strip_prefix("v1,").and_then(|text| BASE64.decode(text.as_bytes()).ok());
+        let bytes = signature
+            .strip_prefix("v1,")
+            .and_then(|text| BASE64.decode(text.as_bytes()).ok());
         bytes.is_some_and(|bytes| mac.clone().verify_slice(&bytes).is_ok())
     };
     signatures.split(' ').any(matches)

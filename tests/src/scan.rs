@@ -64,7 +64,13 @@ impl Crowd {
     pub fn start(edge: SocketAddr, path: &str, per_second: u32) -> Self {
         let (ledger, stop) = (Arc::new(Ledger::default()), CancellationToken::new());
         let mut tasks = JoinSet::new();
-        tasks.spawn(scan_all(edge, path.to_owned(), per_second, Arc::clone(&ledger), stop.clone()));
+        tasks.spawn(scan_all(
+            edge,
+            path.to_owned(),
+            per_second,
+            Arc::clone(&ledger),
+            stop.clone(),
+        ));
         Self { ledger, stop, tasks }
     }
 
@@ -86,7 +92,13 @@ impl Crowd {
     }
 }
 
-async fn scan_all(edge: SocketAddr, path: String, per_second: u32, ledger: Arc<Ledger>, stop: CancellationToken) {
+async fn scan_all(
+    edge: SocketAddr,
+    path: String,
+    per_second: u32,
+    ledger: Arc<Ledger>,
+    stop: CancellationToken,
+) {
     let mut due = Instant::now();
     let mut under_way = JoinSet::new();
     while !stop.is_cancelled() {
@@ -107,13 +119,23 @@ async fn scan_all(edge: SocketAddr, path: String, per_second: u32, ledger: Arc<L
 
 async fn scan(edge: SocketAddr, path: String, ledger: Arc<Ledger>) {
     let answer = timeout(GIVE_UP, http::get(edge, &path)).await;
-    let id = answer.ok().and_then(Result::ok).filter(|answer| answer.status() == 302).map(|answer| {
-        let id = answer.headers().get("x-qrelay-scan").expect("a redirect names its event");
-        id.to_str().expect("an event's id is ASCII").to_owned()
-    });
+    let id = answer
+        .ok()
+        .and_then(Result::ok)
+        .filter(|answer| answer.status() == 302)
+        .map(|answer| {
+            let id = answer
+                .headers()
+                .get("x-qrelay-scan")
+                .expect("a redirect names its event");
+            id.to_str().expect("an event's id is ASCII").to_owned()
+        });
     match id {
         Some(id) => {
-            assert!(ledger.answered.lock().unwrap().insert(id), "two scans have one id");
+            assert!(
+                ledger.answered.lock().unwrap().insert(id),
+                "two scans have one id"
+            );
         }
         None => {
             ledger.unanswered.fetch_add(1, Ordering::Relaxed);

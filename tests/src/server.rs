@@ -41,7 +41,12 @@ impl Setup {
     pub fn new(binary: impl Into<PathBuf>, data_dir: &Path) -> Self {
         let [a, b] = rand::random::<[u8; 2]>();
         let ip = IpAddr::V4(Ipv4Addr::new(127, 77, a, b.clamp(1, 254)));
-        let free = || std::net::TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap();
+        let free = || {
+            std::net::TcpListener::bind((ip, 0))
+                .unwrap()
+                .local_addr()
+                .unwrap()
+        };
         Self {
             binary: binary.into(),
             wrapper: Vec::new(),
@@ -68,11 +73,26 @@ impl Setup {
         let mut words = self.wrapper.clone();
         words.push(self.binary.display().to_string());
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).arg("up").arg("--data-dir").arg(&self.data_dir);
-        command.args(["--edge-listen", &self.edge.to_string(), "--api-listen", &self.api.to_string()]);
-        command.args(["--ops-listen", &self.ops.to_string()]).args(&self.flags);
+        command
+            .args(&words[1..])
+            .arg("up")
+            .arg("--data-dir")
+            .arg(&self.data_dir);
+        command.args([
+            "--edge-listen",
+            &self.edge.to_string(),
+            "--api-listen",
+            &self.api.to_string(),
+        ]);
+        command
+            .args(["--ops-listen", &self.ops.to_string()])
+            .args(&self.flags);
         command.env("QRELAY_ADMIN_KEY", ADMIN_KEY).stdin(Stdio::null());
-        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .unwrap();
         command.stdout(log.try_clone().unwrap()).stderr(log);
         command
     }
@@ -87,11 +107,17 @@ impl Setup {
     /// # Panics
     /// When it does not become ready.
     pub async fn start(&self) -> Server {
-        let mut server = Server { child: self.command().spawn().unwrap(), setup: self.clone() };
+        let mut server = Server {
+            child: self.command().spawn().unwrap(),
+            setup: self.clone(),
+        };
         wait_until("the server is ready", async || {
             if let Some(status) = server.child.try_wait().unwrap() {
                 let log = std::fs::read_to_string(server.setup.log_path()).unwrap_or_default();
-                panic!("the server ended ({status}):\n{}", log.lines().rev().take(20).collect::<Vec<_>>().join("\n"));
+                panic!(
+                    "the server ended ({status}):\n{}",
+                    log.lines().rev().take(20).collect::<Vec<_>>().join("\n")
+                );
             }
             let ready = http::get(server.setup.ops, "/readyz").await.ok()?;
             ready.status().is_success().then_some(())
@@ -121,7 +147,10 @@ impl Server {
 
     /// The API under the admin key.
     pub fn admin(&self) -> Api {
-        Api { address: self.setup.api, key: ADMIN_KEY.to_owned() }
+        Api {
+            address: self.setup.api,
+            key: ADMIN_KEY.to_owned(),
+        }
     }
 
     /// The process.
@@ -154,7 +183,10 @@ impl Server {
     /// # Panics
     /// When it does not come within a minute.
     pub async fn ended(&mut self) -> ExitStatus {
-        wait_within(Duration::from_secs(60), "the server ends", async || self.child.try_wait().unwrap()).await
+        wait_within(Duration::from_secs(60), "the server ends", async || {
+            self.child.try_wait().unwrap()
+        })
+        .await
     }
 
     /// SIGTERM, and waits for the end, which must be clean.
@@ -164,7 +196,11 @@ impl Server {
     pub async fn stop(mut self) {
         self.signal(Signal::TERM);
         let status = self.ended().await;
-        assert!(status.success(), "a stopped server exits 0, not {status}: see {}", self.setup.log_path().display());
+        assert!(
+            status.success(),
+            "a stopped server exits 0, not {status}: see {}",
+            self.setup.log_path().display()
+        );
     }
 
     /// What it has logged so far.
@@ -184,7 +220,11 @@ impl Server {
         let text = String::from_utf8(text.body().to_vec()).unwrap();
         let of = |line: &str| {
             let rest = line.strip_prefix(name)?;
-            let value = if rest.starts_with('{') { rest.rsplit(' ').next()? } else { rest.strip_prefix(' ')? };
+            let value = if rest.starts_with('{') {
+                rest.rsplit(' ').next()?
+            } else {
+                rest.strip_prefix(' ')?
+            };
             value.parse::<f64>().ok()
         };
         text.lines().filter_map(of).sum()
