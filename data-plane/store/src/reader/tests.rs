@@ -272,6 +272,7 @@ async fn a_closed_writer_ends_where_it_was_closed() {
     assert_eq!(turn(&mut reader).await, of(writer, &[1, 2]));
     // A zombie's record past the end is never read, whatever it says and however long we wait.
     bench.hint(writer, 3);
+    assert_eq!(turn(&mut reader).await, of(writer, &[]));
     sleep(Duration::from_secs(3600)).await;
     assert_eq!(turn(&mut reader).await, of(writer, &[]));
     assert!(reader.caught_up());

@@ -5,6 +5,7 @@ mod disk;
 mod open;
 mod power;
 mod retention;
+mod writer;
 
 use bytes::Bytes;
 
