@@ -12,12 +12,15 @@ use crate::{
     up,
 };
 
-/// Short links and QR codes whose scans become signed webhooks.
+/// What it is, for `--help`: the package's description is about the crate.
+const ABOUT: &str = "Dynamic QR codes whose scans become redirects that are never lost and signed webhooks";
+
+/// The whole command line.
 #[derive(Parser, Debug)]
 #[command(
     name = "qrelay",
     version,
-    about,
+    about = ABOUT,
     propagate_version = true,
     max_term_width = 110
 )]

@@ -180,21 +180,15 @@ async fn measured(
         scans.make(ledger).await;
         arrivals(ledger).await;
     };
-    {
-        let mut making = std::pin::pin!(making);
-        let mut printing = std::pin::pin!(show.first_webhooks(&mut receiver));
-        let mut watching = std::pin::pin!(watch(ledger, count));
-        let mut printed = false;
-        loop {
-            tokio::select! {
-                () = making.as_mut() => break,
-                result = printing.as_mut(), if !printed => {
-                    result?;
-                    printed = true;
-                }
-                () = watching.as_mut() => {}
-            }
-        }
+    // One after the other: lines and a bar on one terminal would run into each other.
+    let watching = async {
+        show.first_webhooks(&mut receiver).await?;
+        watch(ledger, count).await;
+        Ok::<_, Failure>(())
+    };
+    tokio::select! {
+        () = making => {}
+        Err(failure) = watching => return Err(failure),
     }
     let answered = ledger.progress().borrow().answered;
     let recorded = recorded(stage, answered).await?;

@@ -361,7 +361,8 @@ impl Check {
             (None, None) => return None,
         };
         if let Err(error) = AdminKey::new(&key) {
-            self.add("admin-key", error);
+            self.violations
+                .push(format!("--admin-key-file (or QRELAY_ADMIN_KEY): {error}"));
         }
         Some(key)
     }
