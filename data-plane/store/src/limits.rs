@@ -287,7 +287,7 @@ pub const WRITER_GROUP_MAX: usize = 256;
 /// The WAL is written back once it has so many pages: measured, 200 keeps p99 at 3 ms where 1,000 gave 4 to 10 and
 /// 10,000 gave 20 to 41.
 pub const WAL_CHECKPOINT_PAGES: i32 = 200;
-/// Read connections per file: reads are short, and each holds a page cache.
+/// Read connections per file for look-ups, and as many for lists: reads are short, and each holds a page cache.
 pub const READERS_PER_FILE: usize = 4;
 /// Files larger than this are not searched for damage at the start: a start takes well below a second.
 pub const OPEN_CHECK_BYTES_MAX: u64 = 64 * 1024 * 1024;

@@ -39,7 +39,7 @@ impl Attempts for SqliteStore {
         before: Option<(Timestamp, EventAddress)>,
         limit: usize,
     ) -> Result<Vec<DeliverySummary>> {
-        self.main_reads
+        self.main_lists
             .read(move |connection| deliveries(connection, endpoint, before, limit))
             .await
     }

@@ -48,7 +48,7 @@ impl ConfigLog for SqliteStore {
         before: Option<(ConfigSeq, u16)>,
         limit: usize,
     ) -> Result<Vec<(ConfigSeq, u16, ConfigChange)>> {
-        self.main_reads
+        self.main_lists
             .read(move |connection| events_before(connection, tenant, before, limit))
             .await
     }

@@ -122,7 +122,7 @@ impl Log for SqliteStore {
         before: Option<(Timestamp, WriterId, Seq)>,
         limit: usize,
     ) -> Result<Vec<Batch>> {
-        self.log_reads
+        self.log_lists
             .read(move |connection| batches_before(connection, partition, before, limit))
             .await
     }

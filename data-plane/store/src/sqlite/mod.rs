@@ -118,8 +118,11 @@ pub struct SqliteStore {
     hints: Hints,
     clock: SharedClock,
     // Readers before writers: the last to close a file writes its WAL back.
+    // Lists have connections of their own, so that no scan's look-up and no delivery waits behind one.
     log_reads: Pool,
+    log_lists: Pool,
     main_reads: Pool,
+    main_lists: Pool,
     log_writer: Writer,
     main_writer: Writer,
 }
@@ -157,7 +160,9 @@ impl SqliteStore {
             hints,
             clock: Arc::clone(&options.clock),
             log_reads: Pool::new(LOG.path(dir)),
+            log_lists: Pool::new(LOG.path(dir)),
             main_reads: Pool::new(MAIN.path(dir)),
+            main_lists: Pool::new(MAIN.path(dir)),
             log_writer: start(&LOG, log)?,
             main_writer: start(&MAIN, main)?,
         }))

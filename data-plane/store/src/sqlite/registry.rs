@@ -32,7 +32,7 @@ impl Registry for SqliteStore {
 
     async fn tenants(&self, page: &Page) -> Result<Vec<Arc<Tenant>>> {
         let (at, id, limit) = bounds(page);
-        self.main_reads
+        self.main_lists
             .read(move |connection| {
                 many(
                     connection,
@@ -51,7 +51,7 @@ impl Registry for SqliteStore {
 
     async fn api_keys(&self, tenant: TenantId, page: &Page) -> Result<Vec<(Arc<ApiKey>, Option<Timestamp>)>> {
         let (at, id, limit) = bounds(page);
-        self.main_reads
+        self.main_lists
             .read(move |connection| {
                 let mut statement = connection.prepare_cached(
                     "SELECT doc, last_used_at FROM api_key
@@ -117,7 +117,7 @@ impl Registry for SqliteStore {
 
     async fn codes(&self, tenant: TenantId, filter: &CodeFilter, page: &Page) -> Result<Vec<Arc<Code>>> {
         let (filter, page) = (filter.clone(), page.clone());
-        self.main_reads
+        self.main_lists
             .read(move |connection| codes(connection, tenant, &filter, &page))
             .await
     }
@@ -129,7 +129,7 @@ impl Registry for SqliteStore {
 
     async fn endpoints(&self, tenant: TenantId, page: &Page) -> Result<Vec<Arc<Endpoint>>> {
         let (at, id, limit) = bounds(page);
-        self.main_reads
+        self.main_lists
             .read(move |connection| {
                 many(
                     connection,

@@ -69,6 +69,7 @@ impl Writer {
             connection: None,
             wal_pages: Arc::default(),
             on_connect,
+            failing: false,
             _lock: lock,
         };
         thread.adopt(connection)?;
@@ -194,6 +195,8 @@ struct WriterThread {
     /// Pages in the WAL after the last commit.
     wal_pages: Arc<AtomicI32>,
     on_connect: OnConnect,
+    /// The last group failed.
+    failing: bool,
     _lock: Arc<DirectoryLock>,
 }
 
@@ -202,6 +205,7 @@ impl WriterThread {
         let mut jobs = Vec::with_capacity(limits::WRITER_GROUP_MAX);
         while waiting.blocking_recv_many(&mut jobs, limits::WRITER_GROUP_MAX) > 0 {
             let outcome = self.commit(&mut jobs).map_err(StoreError::from);
+            self.report(outcome.as_ref().err());
             for job in jobs.drain(..) {
                 job.answer(outcome.as_ref().copied());
             }
@@ -218,7 +222,7 @@ impl WriterThread {
             let connection = schema::writing(&self.path)?;
             install::verify(&connection, self.schema, self.install)?;
             self.adopt(connection)?;
-            tracing::info!(file = %self.path.display(), "opened again after an error");
+            tracing::debug!(file = %self.path.display(), "opened again after an error");
         }
         let connection = self
             .connection
@@ -232,6 +236,20 @@ impl WriterThread {
             }
         }
         outcome
+    }
+
+    /// Tells people when writing begins to fail, and when it works again.
+    fn report(&mut self, error: Option<&StoreError>) {
+        let file = self.path.display();
+        match error {
+            Some(error) if !self.failing => tracing::error!(%error, %file, "cannot write"),
+            None if self.failing => tracing::info!(%file, "writing works again"),
+            _ => {}
+        }
+        self.failing = error.is_some();
+        if self.failing {
+            metrics::counter!("qrelay_store_commit_failures_total").increment(1);
+        }
     }
 
     /// Takes a connection into use.
