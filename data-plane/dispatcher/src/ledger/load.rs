@@ -165,6 +165,7 @@ impl Ledger {
                 chunk: name,
                 index,
                 revision: 0,
+                begun: entry.first_at.is_some(),
             };
             if !self.load_entry(&entry, saved, at) {
                 self.chunks.settle(name, index, &UsageDelta::default());

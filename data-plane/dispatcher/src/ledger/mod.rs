@@ -75,6 +75,8 @@ pub struct SavedIn {
     pub index: u16,
     /// The delivery's revision when the entry was written.
     pub revision: u32,
+    /// Whether the entry holds when the first attempt began, and so keeps the delivery's id.
+    pub begun: bool,
 }
 
 /// One event for one endpoint.
@@ -273,6 +275,14 @@ impl Ledger {
     /// Whether a tenant has endpoints here.
     pub fn serves(&self, tenant: TenantId) -> bool {
         self.tenants.contains_key(&tenant)
+    }
+
+    /// Whether a crash now would keep the delivery's id: the row of its first attempt may be recorded. Also when there
+    /// is no such delivery (any more).
+    pub fn keeps_its_id(&self, endpoint: EndpointId, event: EventAddress) -> bool {
+        let subscriber = self.subscribers.get(&endpoint);
+        let delivery = subscriber.and_then(|subscriber| subscriber.deliveries.get(&event));
+        delivery.is_none_or(|delivery| delivery.saved.is_some_and(|saved| saved.begun))
     }
 
     /// Endpoints with a run of their own.

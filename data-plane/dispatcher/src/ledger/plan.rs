@@ -42,7 +42,16 @@ pub struct NewChunk {
     pub name: ChunkName,
     /// These bytes.
     pub body: Bytes,
-    members: Vec<(EndpointId, EventAddress, u32)>,
+    members: Vec<Member>,
+}
+
+/// An entry of a new chunk, as far as it is remembered until the chunk is saved.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    endpoint: EndpointId,
+    event: EventAddress,
+    revision: u32,
+    begun: bool,
 }
 
 /// What to save, all or nothing.
@@ -141,13 +150,11 @@ impl Ledger {
     /// A new chunk's entries are saved now: they let their batches go.
     fn adopt(&mut self, chunk: NewChunk) {
         let length = u16::try_from(chunk.members.len()).expect("invariant: a chunk has at most 512 entries");
-        let members = chunk
-            .members
-            .iter()
-            .map(|(endpoint, event, _)| (*endpoint, *event));
+        let members = chunk.members.iter().map(|member| (member.endpoint, member.event));
         self.chunks
             .insert(chunk.name, DoneMap::new(length), members.collect());
-        for (index, (endpoint, event, revision)) in (0_u16..).zip(chunk.members) {
+        for (index, member) in (0_u16..).zip(chunk.members) {
+            let Member { endpoint, event, .. } = member;
             let subscriber = self.subscribers.get_mut(&endpoint);
             let Some(delivery) = subscriber.and_then(|subscriber| subscriber.deliveries.get_mut(&event))
             else {
@@ -158,9 +165,10 @@ impl Ledger {
             let before = delivery.saved.replace(SavedIn {
                 chunk: chunk.name,
                 index,
-                revision,
+                revision: member.revision,
+                begun: member.begun,
             });
-            if delivery.revision == revision {
+            if delivery.revision == member.revision {
                 self.dirty.remove(&(endpoint, event));
             } else {
                 self.dirty.insert((endpoint, event));
@@ -218,7 +226,7 @@ impl Ledger {
         }
         let members = chunks.iter().flat_map(|chunk| chunk.members.iter());
         self.under_way = Some(UnderWay {
-            members: members.map(|(endpoint, event, _)| (*endpoint, *event)).collect(),
+            members: members.map(|member| (member.endpoint, member.event)).collect(),
             deferred: Vec::new(),
         });
         Some(Plan {
@@ -254,11 +262,7 @@ impl Ledger {
         chunks
     }
 
-    fn entry(
-        &self,
-        endpoint: EndpointId,
-        event: EventAddress,
-    ) -> Option<(Entry, (EndpointId, EventAddress, u32))> {
+    fn entry(&self, endpoint: EndpointId, event: EventAddress) -> Option<(Entry, Member)> {
         let delivery = self.subscribers.get(&endpoint)?.deliveries.get(&event)?;
         let entry = Entry {
             endpoint,
@@ -269,7 +273,13 @@ impl Ledger {
             first_at: delivery.first_at,
             due: delivery.due,
         };
-        Some((entry, (endpoint, event, delivery.revision)))
+        let member = Member {
+            endpoint,
+            event,
+            revision: delivery.revision,
+            begun: delivery.first_at.is_some(),
+        };
+        Some((entry, member))
     }
 
     /// Health rows that differ from what is saved, as many as fit.

@@ -121,6 +121,8 @@ pub(super) struct Actor {
     own_reading: HashSet<EndpointId>,
     // The attempt log.
     pub(super) rows: Vec<AttemptRow>,
+    /// Rows that wait for a save, each until the instant at the latest.
+    pub(super) held_rows: Vec<(Instant, AttemptRow)>,
     pub(super) rows_due: Instant,
     pub(super) recording: bool,
     // Saves.
@@ -171,6 +173,7 @@ impl Actor {
             in_own_turns: HashSet::new(),
             own_reading: HashSet::new(),
             rows: Vec::new(),
+            held_rows: Vec::new(),
             rows_due: now,
             recording: false,
             saving: false,
@@ -223,9 +226,13 @@ impl Actor {
                 self.look_at_own_run(endpoint);
             }
         }
+        if self.held_rows.first().is_some_and(|(until, _)| *until <= now) {
+            self.release_kept_rows(now);
+        }
         if now >= self.report_at {
             self.report_at = now + REPORT_PERIOD;
             self.ledger.refresh_backlogs(now);
+            self.nothing_to_save = false;
             metrics::waiting(
                 self.partition,
                 self.ledger.waiting(),
@@ -244,12 +251,18 @@ impl Actor {
 
     /// When something is due, at the latest.
     fn next_wake(&self) -> Instant {
-        let mut wake = self.settle_at.min(self.report_at);
+        let mut wake = self.report_at;
+        if self.ledger.undone() > 0 || self.ledger.own_runs().next().is_some() {
+            wake = wake.min(self.settle_at);
+        }
         if !self.saving {
             wake = wake.min(self.next_save());
         }
         if !self.rows.is_empty() && !self.recording {
             wake = wake.min(self.rows_due);
+        }
+        if let Some((until, _)) = self.held_rows.first() {
+            wake = wake.min(*until);
         }
         match self.mode {
             Mode::Running => {
@@ -266,6 +279,7 @@ impl Actor {
     }
 
     fn learn(&mut self, news: News) {
+        self.nothing_to_save = false;
         let at = self.shard.moment();
         match news {
             News::Config { endpoints, batch } => {
@@ -394,7 +408,7 @@ impl Actor {
             return;
         }
         let over = self.exchanges == 0 || now >= deadline;
-        let recorded = self.rows.is_empty() && !self.recording;
+        let recorded = self.rows.is_empty() && self.held_rows.is_empty() && !self.recording;
         if !over || !recorded || self.saving || self.held.is_unresolved() {
             return;
         }

@@ -26,6 +26,8 @@ use crate::{
 const HOLD: Duration = Duration::from_millis(100);
 /// Rows are gathered this long, so that a block is worth its commit.
 const ROWS_LINGER: Duration = Duration::from_millis(20);
+/// A failed attempt's row waits at most this long for the save that keeps its delivery's id.
+const ID_WAIT: Duration = Duration::from_secs(1);
 /// Pause after the store failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(250);
 
@@ -40,7 +42,41 @@ pub(super) enum Answer {
 impl Actor {
     // ---- Attempt rows ----
 
+    /// A delivery's id holds when its first attempt began. Were the row of a failed attempt recorded before a
+    /// checkpoint has that moment, a crash would leave a delivery in the list that retries for ever, beside the one
+    /// that goes on. So it waits for the save, or for the end of its delivery, but not long.
     pub(super) fn add_row(&mut self, row: AttemptRow) {
+        let waits = row.status == DeliveryStatus::Retrying;
+        if waits && !self.ledger.keeps_its_id(row.endpoint, row.event) {
+            self.held_rows.push((Instant::now() + ID_WAIT, row));
+            return;
+        }
+        let (endpoint, event) = (row.endpoint, row.event);
+        self.push_row(row);
+        self.release_rows(|held| held.endpoint == endpoint && held.event == event);
+    }
+
+    /// Lets those held rows go that need not wait any more.
+    pub(super) fn release_kept_rows(&mut self, now: Instant) {
+        if self.held_rows.is_empty() {
+            return;
+        }
+        let (held, ready): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held_rows)
+            .into_iter()
+            .partition(|(until, row)| *until > now && !self.ledger.keeps_its_id(row.endpoint, row.event));
+        self.held_rows = held;
+        ready.into_iter().for_each(|(_, row)| self.push_row(row));
+    }
+
+    fn release_rows(&mut self, which: impl Fn(&AttemptRow) -> bool) {
+        let (ready, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held_rows)
+            .into_iter()
+            .partition(|(_, row)| which(row));
+        self.held_rows = held;
+        ready.into_iter().for_each(|(_, row)| self.push_row(row));
+    }
+
+    fn push_row(&mut self, row: AttemptRow) {
         if self.rows.is_empty() {
             self.rows_due = Instant::now() + ROWS_LINGER;
         }
@@ -94,7 +130,13 @@ impl Actor {
 
     /// When a save is due, if none is under way.
     pub(super) fn next_save(&self) -> Instant {
-        self.save_at.min(self.held.renew_at().max(Instant::now()))
+        let renew_at = self.held.renew_at();
+        let idle = self.nothing_to_save && !self.held.is_unresolved();
+        if idle {
+            renew_at
+        } else {
+            self.save_at.min(renew_at)
+        }
     }
 
     pub(super) fn save(&mut self, now: Instant) {
@@ -176,7 +218,9 @@ impl Actor {
                 if let Some(plan) = plan {
                     let unnamed = self.ledger.commit(*plan);
                     self.delete_chunks(unnamed);
-                    self.ledger.settle(Instant::now());
+                    let now = Instant::now();
+                    self.ledger.settle(now);
+                    self.release_kept_rows(now);
                 }
             }
             Saved::Never => {

@@ -68,7 +68,9 @@ impl Actor {
         }
         self.start_tests(now);
         let mut without_room = 0;
-        while self.rows.len() < ATTEMPT_ROWS_WAITING_MAX && without_room < self.ready.len() {
+        while self.rows.len() + self.held_rows.len() < ATTEMPT_ROWS_WAITING_MAX
+            && without_room < self.ready.len()
+        {
             let Some(endpoint) = self.ready.pop_front() else {
                 return;
             };

@@ -482,3 +482,114 @@ async fn a_stop_saves_what_is_under_way_as_outstanding() {
     world.stop().await;
     assert_eq!(hole.hooks().len(), 4);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_connection_means_one_request_at_a_time_in_the_order_of_the_log() {
+    let mut world = World::new().await;
+    let receiver = Receiver::ok().await;
+    world
+        .endpoint(&receiver, |endpoint| endpoint.max_concurrency = 1)
+        .await;
+    world.start();
+    let ids = world.scan(200).await;
+    receiver.heard(&ids).await;
+    world.stop().await;
+    assert_eq!(receiver.ids(), ids);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failing_store_and_kills_together_lose_nothing() {
+    let ops = [
+        Op::Save,
+        Op::PutChunk,
+        Op::DeleteChunks,
+        Op::RecordAttempts,
+        Op::Read,
+        Op::Batch,
+        Op::ConfigAfter,
+        Op::Claim,
+    ];
+    let mut world = World::new().await;
+    let flaky = Receiver::new(|number| Some(if number % 3 == 0 { "503 Busy" } else { OK })).await;
+    let steady = Receiver::ok().await;
+    world
+        .endpoint(&flaky, |endpoint| endpoint.retry_schedule_ms = vec![50; 20])
+        .await;
+    let mut paused = world.endpoint(&steady, |_| {}).await;
+    let mut ids = Vec::new();
+    for round in 0..8_u64 {
+        world.store.break_by_chance(round, 150, &ops);
+        world.start();
+        for _ in 0..6 {
+            ids.extend(world.scan(10).await);
+            tokio::time::sleep(Duration::from_millis(round * 11 % 70)).await;
+        }
+        let intent = if round % 2 == 0 {
+            EndpointIntent::Paused
+        } else {
+            EndpointIntent::Active
+        };
+        world.edit(&mut paused, |endpoint| endpoint.intent = intent).await;
+        world.kill().await;
+    }
+    world.store.heal_all();
+    world.start();
+    steady.heard(&ids).await;
+    until("the flaky one took everything", async || {
+        let hooks = flaky.hooks();
+        let took = hooks.iter().enumerate().filter(|(number, _)| number % 3 != 0);
+        let took: HashSet<_> = took.map(|(_, hook)| hook.id()).collect();
+        ids.iter().all(|id| took.contains(id))
+    })
+    .await;
+    until("nothing is owed", async || {
+        !world.rows().await.contains_key("chunk") && world.rows().await["run"] == 1
+    })
+    .await;
+    world.stop().await;
+    let month = qrelay_store::clock::Clock::now(&qrelay_store::clock::SystemClock).month();
+    let usage = world.store.usage(world.tenant, &month).await.unwrap();
+    assert_eq!(
+        usage.scans[0],
+        u64::try_from(ids.len()).unwrap(),
+        "scans are counted exactly"
+    );
+    assert_eq!(
+        usage.deliveries,
+        u64::try_from(2 * ids.len()).unwrap(),
+        "so are deliveries"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_leaves_no_delivery_in_the_list_that_retries_for_ever() {
+    let mut world = World::new().await;
+    let receiver = Receiver::new(|number| Some(if number % 2 == 0 { "503 Busy" } else { OK })).await;
+    let endpoint = world
+        .endpoint(&receiver, |endpoint| {
+            endpoint.retry_schedule_ms = vec![0, 1000, 1000, 1000, 1000, 1000]
+        })
+        .await;
+    let mut ids = Vec::new();
+    for round in 0..6 {
+        world.start();
+        ids.extend(world.scan(3).await);
+        receiver.heard_count(4 * round + 1).await;
+        world.kill().await;
+    }
+    world.start();
+    until("every delivery in the list ended well", async || {
+        let rows = world.store.deliveries(endpoint.id, None, 100).await.unwrap();
+        let ended: HashSet<_> = rows
+            .iter()
+            .filter(|row| row.last.status == DeliveryStatus::Succeeded)
+            .map(|row| world.store.install().ids.event_id(row.last.event).to_string())
+            .collect();
+        ids.iter().all(|id| ended.contains(id))
+            && rows
+                .iter()
+                .all(|row| row.last.status == DeliveryStatus::Succeeded)
+    })
+    .await;
+    world.stop().await;
+}
