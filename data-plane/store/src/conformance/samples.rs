@@ -1,4 +1,4 @@
-//! Rows to store.
+//! Rows for tests to store: whole and valid, a function for each kind.
 
 use bytes::Bytes;
 use serde_json::{Map, json};
