@@ -13,7 +13,7 @@ use tonic::Status;
 
 use crate::{
     caller::{Caller, Role},
-    refusal,
+    measures, refusal,
 };
 
 /// What a caller must be for an RPC.
@@ -152,9 +152,7 @@ fn denied(role: &Role, access: Access) -> Status {
 fn measure(rpc: &'static str, response: &Response, started: tokio::time::Instant) {
     // An error stands in the headers; success only follows in the trailers.
     let code = Status::from_header_map(response.headers()).map_or(tonic::Code::Ok, |status| status.code());
-    let code = format!("{code:?}");
-    metrics::counter!("qrelay_api_requests_total", "rpc" => rpc, "code" => code).increment(1);
-    metrics::histogram!("qrelay_api_request_seconds", "rpc" => rpc).record(started.elapsed().as_secs_f64());
+    measures::answered(rpc, code, started);
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use crate::{
     api_key::{AdminKey, Fingerprint, id_in},
     caller::{Caller, Role},
     limiter::Limiter,
-    refusal,
+    measures, refusal,
 };
 
 /// How long a key that worked is spared from its address' failures.
@@ -173,7 +173,7 @@ impl Authenticator {
     }
 
     fn failed(&self, from: Option<IpAddr>) -> Status {
-        metrics::counter!("qrelay_api_auth_failures_total").increment(1);
+        measures::auth_failed();
         let Some(from) = from else { return invalid() };
         match self.failures.check(&from) {
             Ok(()) => invalid(),

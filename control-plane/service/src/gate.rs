@@ -23,7 +23,8 @@ use tokio::{sync::Semaphore, time::timeout};
 use tonic::Status;
 
 use crate::{
-    access, auth::Authenticator, caller::Caller, config::Rates, grpc_timeout, limiter::Limiter, refusal,
+    access, auth::Authenticator, caller::Caller, config::Rates, grpc_timeout, limiter::Limiter, measures,
+    refusal,
 };
 
 /// Over REST the transcoder answers its own deadline; this one is the net below it.
@@ -63,6 +64,7 @@ impl Gate {
 pub(crate) async fn admit(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     let grpc = is_grpc(request.headers());
     let refuse = |status: Status| {
+        measures::refused(status.code());
         if grpc {
             status.into_http()
         } else {
@@ -98,7 +100,7 @@ pub(crate) async fn admit(State(gate): State<Arc<Gate>>, mut request: Request, n
         Ok(Ok(response)) => response,
         Ok(Err(_panic)) => {
             // The panic hook has printed where.
-            metrics::counter!("qrelay_api_panics_total").increment(1);
+            measures::panicked();
             refuse(Status::internal("internal error"))
         }
         Err(_) => refuse(Status::deadline_exceeded("the deadline passed before the answer")),

@@ -1,7 +1,7 @@
 //! The control plane: tenants, keys, codes, endpoints and events, over gRPC and REST on one port.
 //!
-//! A request passes the gate ([`gate`]: key, rate, time), then the transcoder if it is REST, then the role table
-//! ([`access`]), then its handler ([`handlers`] says which). Handlers work on the store's traits alone; edges and
+//! A request passes the gate (`gate.rs`: key, rate, time), then the transcoder if it is REST, then the role table
+//! (`access.rs`), then its handler (`handlers.rs` says which). Handlers work on the store's traits alone; edges and
 //! dispatchers learn of changes through the configuration log.
 //!
 //! Invariants: nothing of a request but path and headers is read before its key was found good; what is another
@@ -29,6 +29,7 @@ mod gate;
 mod grpc_timeout;
 mod handlers;
 mod limiter;
+mod measures;
 mod page;
 mod refusal;
 mod router;

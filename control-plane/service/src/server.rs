@@ -30,6 +30,7 @@ use crate::{
     auth::Authenticator,
     config::{Config, Deps},
     gate::{Gate, Peer},
+    measures::{self, Open},
     page::Tokens,
     router::{self, BuildError, SERVICES},
     streams::StreamSlots,
@@ -64,6 +65,7 @@ impl Server {
     /// # Errors
     /// When contract, roles and REST do not fit together: a mistake in the build, never in the configuration.
     pub fn build(config: Config, deps: Deps) -> Result<Self, BuildError> {
+        measures::describe();
         let stop = CancellationToken::new();
         let auth = Arc::new(Authenticator::new(
             deps.store.clone(),
@@ -151,6 +153,7 @@ impl Acceptor {
                 Ok((stream, peer)) => {
                     let this = self.clone();
                     connections.spawn(async move {
+                        let _open = Open::connection();
                         let closed = this.closed.clone();
                         tokio::select! {
                             () = closed.cancelled() => {}

@@ -33,6 +33,7 @@ use crate::{
     api::Api,
     caller::Caller,
     events::{self, Filter, Renderer, to_proto},
+    measures::Open,
     page::Bound,
     refusal::{self, Violations},
 };
@@ -293,6 +294,7 @@ pub(crate) struct StreamSlots(Arc<Mutex<HashMap<String, usize>>>);
 struct Slot {
     slots: StreamSlots,
     key: String,
+    _open: Open,
 }
 
 impl StreamSlots {
@@ -313,6 +315,7 @@ impl StreamSlots {
         Ok(Slot {
             slots: self.clone(),
             key,
+            _open: Open::stream(),
         })
     }
 }

@@ -259,8 +259,6 @@ pub const API_KEYS_CACHED_MAX: u64 = 100_000;
 pub const API_KEY_TOUCH_PERIOD: Duration = Duration::from_secs(30);
 /// Tries to make a change while others change the same row.
 pub const API_CHANGE_ATTEMPTS: u32 = 8;
-/// Records that one page of events looks at: a filter that matches nothing ends a page early, with a token.
-pub const API_EVENTS_SCANNED_MAX: usize = 50_000;
 
 // ---- Retention ----
 

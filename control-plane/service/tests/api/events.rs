@@ -260,7 +260,7 @@ async fn scans_and_changes_are_one_list_and_filters_choose_from_it() {
         ["code.created", "code.updated", "code.created"]
     );
     assert_eq!(kinds(&scans.list("type=code.updated").await), ["code.updated"]);
-    assert_eq!(scans.ids("type=scan.created").await, [scan.clone()]);
+    assert_eq!(scans.ids("type=scan.created").await, std::slice::from_ref(&scan));
     assert_eq!(scans.list(&format!("code_id={}", scans.code)).await.len(), 3);
     assert_eq!(scans.list(&format!("code_id={other}&type=*")).await.len(), 1);
     let at = Timestamp::from_millis(now);
@@ -363,25 +363,32 @@ async fn a_resumed_stream_brings_what_followed_and_nothing_before() {
         first = resumed.message().await.unwrap().unwrap().event;
     }
     assert!(seen.iter().any(|(id, ..)| *id == first.as_ref().unwrap().id));
-    let mut client = api.events(&scans.key).await;
-    let request = v1::StreamEventsRequest {
-        resume_token: seen[0].2.clone(),
-        r#type: "scan.*".into(),
-        ..Default::default()
+}
+
+#[tokio::test]
+async fn a_resume_token_works_for_its_own_filter_and_tenant_only() {
+    let api = Api::start().await;
+    let (scans, theirs) = (Scans::of(&api).await, Scans::of(&api).await);
+    let open = async |key: &str, kind: &str, token: &str| {
+        let request = v1::StreamEventsRequest {
+            resume_token: token.to_owned(),
+            r#type: kind.to_owned(),
+            ..Default::default()
+        };
+        api.events(key).await.stream_events(request).await
     };
-    assert_eq!(
-        client.stream_events(request).await.unwrap_err().code(),
-        Code::InvalidArgument,
-        "of another filter"
-    );
-    let request = v1::StreamEventsRequest {
-        resume_token: "x".into(),
-        ..Default::default()
-    };
-    assert_eq!(
-        client.stream_events(request).await.unwrap_err().code(),
-        Code::InvalidArgument
-    );
+    let mut stream = open(&scans.key, "scan.*", "").await.unwrap().into_inner();
+    let token = stream.message().await.unwrap().unwrap().resume_token;
+    assert!(open(&scans.key, "scan.*", &token).await.is_ok());
+    for (key, kind, token) in [
+        (&scans.key, "", token.as_str()),
+        (&scans.key, "code.*", &token),
+        (&theirs.key, "scan.*", &token),
+        (&scans.key, "scan.*", "x"),
+    ] {
+        let refused = open(key, kind, token).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{kind}");
+    }
 }
 
 #[tokio::test]
