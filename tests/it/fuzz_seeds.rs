@@ -6,6 +6,7 @@ use std::{fs, path::Path};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 #[path = "../fuzz/entry.rs"]
+#[allow(unreachable_pub, reason = "the fuzz targets are crates of their own")]
 mod entry;
 
 /// Mutations of each seed. All four targets together take seconds in a debug build.
