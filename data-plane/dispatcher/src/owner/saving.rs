@@ -27,7 +27,7 @@ const HOLD: Duration = Duration::from_millis(100);
 /// Rows are gathered this long, so that a block is worth its commit.
 const ROWS_LINGER: Duration = Duration::from_millis(20);
 /// A failed attempt's row waits at most this long for the save that keeps its delivery's id.
-const ID_WAIT: Duration = Duration::from_secs(1);
+const ID_WAIT: Duration = Duration::from_secs(2);
 /// Pause after the store failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(250);
 

@@ -570,13 +570,20 @@ async fn a_kill_leaves_no_delivery_in_the_list_that_retries_for_ever() {
             endpoint.retry_schedule_ms = vec![0, 1000, 1000, 1000, 1000, 1000]
         })
         .await;
-    let mut ids = Vec::new();
-    for round in 0..6 {
-        world.start();
-        ids.extend(world.scan(3).await);
-        receiver.heard_count(4 * round + 1).await;
-        world.kill().await;
-    }
+    world.start();
+    let mut ids = world.scan(1).await;
+    receiver.heard_count(2).await;
+    // A failed first attempt, with the store's answer to the next save outstanding: what is recorded now would name a
+    // delivery that nobody goes on with after the kill.
+    until("it is saved", async || world.health(endpoint.id).await.ever_succeeded).await;
+    world.store.break_all(Op::Save, Fault::Unavailable);
+    let saves = world.store.calls(Op::Save);
+    ids.extend(world.scan(1).await);
+    receiver.heard_count(3).await;
+    world.store.called(Op::Save, saves + 1).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    world.kill().await;
+    world.store.heal_all();
     world.start();
     until("every delivery in the list ended well", async || {
         let rows = world.store.deliveries(endpoint.id, None, 100).await.unwrap();
