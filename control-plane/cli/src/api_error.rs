@@ -10,12 +10,16 @@ use crate::failure::{Failure, chain};
 /// The connection could not be opened.
 pub(crate) fn cannot_connect(api: &str, error: &tonic::transport::Error) -> Failure {
     let failure = Failure::failed(format!("cannot connect to the API at {api}: {}", chain(error)));
-    match io_kind(error) {
+    let hint = match io_kind(error) {
         Some(io::ErrorKind::ConnectionRefused) => {
-            failure.hint("is `qrelay up` running? If it listens elsewhere, set QRELAY_API (or --api)")
+            "is `qrelay up` running? If it listens elsewhere, set QRELAY_API (or --api)"
         }
-        _ => failure.hint("check QRELAY_API (or --api): http:// or https://, host and port"),
-    }
+        _ if chain(error).contains("certificate") => {
+            "if an authority of your own signed the API's certificate, name it with --ca-bundle (QRELAY_CA_BUNDLE)"
+        }
+        _ => "check QRELAY_API (or --api): http:// or https://, host and port",
+    };
+    failure.hint(hint)
 }
 
 fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
@@ -71,6 +75,13 @@ fn hint(status: &Status, violations: &[String]) -> Option<String> {
         {
             "with the admin key, name the tenant: --tenant ten_… or QRELAY_TENANT"
         }
+        Code::InvalidArgument
+            if violations
+                .iter()
+                .any(|violation| violation.starts_with("url: is refused")) =>
+        {
+            "webhooks go to public https servers; for development, `qrelay up --dangerous-allow-target 127.0.0.0/8`"
+        }
         Code::Unauthenticated => "QRELAY_KEY (or --key-file) must hold a key that is not revoked or expired",
         Code::PermissionDenied => "this needs the admin key, or a key with the role read_write",
         Code::NotFound => "check the id; with the admin key, check --tenant too",
@@ -83,7 +94,7 @@ fn hint(status: &Status, violations: &[String]) -> Option<String> {
         Code::Unavailable => "the server is not ready or went away; try again, and see its log",
         Code::Unimplemented => "the server does not know this call: is it older than this command?",
         Code::Unknown | Code::Internal if is_protocol_error(status) => {
-            "what answers there does not speak gRPC: does QRELAY_API name the API's port (7070), not the edge's?"
+            "what answers there does not speak gRPC: QRELAY_API must name the API's port (7070), with https:// if it has TLS"
         }
         _ => return None,
     };

@@ -188,7 +188,7 @@ fn details(object: &Value, width: u16) -> String {
 
 /// Fields that say something, those of nested messages under dotted names. Free-form objects stay one cell.
 fn collect(prefix: &str, object: &Value, rows: &mut Vec<(String, String)>) {
-    const FREE_FORM: [&str; 3] = ["metadata", "recipient", "data"];
+    const FREE_FORM: [&str; 2] = ["metadata", "recipient"];
     for (name, value) in object.as_object().into_iter().flatten() {
         let path = if prefix.is_empty() {
             name.clone()

@@ -8,6 +8,7 @@ mod config;
 mod error;
 mod flags;
 mod logging;
+mod metric_help;
 mod ops;
 mod process;
 mod readiness;

@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::process;
+use super::{metric_help, process};
 
 /// Prometheus, a load balancer's probes and a person: more is a mistake.
 const CONNECTIONS_MAX: usize = 64;
@@ -66,6 +66,7 @@ impl Metrics {
         let handle = recorder.handle();
         metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Installed)?;
         process::describe();
+        metric_help::describe();
         Ok(Self(handle))
     }
 
