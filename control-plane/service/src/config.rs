@@ -46,7 +46,7 @@ pub struct Deps {
     pub store: SharedStore,
     /// Wall time.
     pub clock: SharedClock,
-    /// Seals secrets, and authenticates page tokens.
+    /// Seals secrets, and encrypts page tokens.
     pub sealer: Sealer,
     /// Judges endpoint URLs.
     pub targets: Targets,

@@ -1,10 +1,9 @@
 //! Pages: their size, and tokens that say where the next one begins.
 //!
-//! A token is base64url of the position (JSON) and the first 16 bytes of an HMAC over the position and over what
-//! the token is bound to: RPC, tenant and filter. A token that was made for another list, or by somebody else,
-//! is INVALID_ARGUMENT. Tokens do not expire; a rotated master key ends them once its line is gone.
+//! A token is base64url of the position (JSON), encrypted and bound to RPC, tenant and filter: positions hold
+//! numbers of the shared log, which are nobody's business. A token that was made for another list, or by somebody
+//! else, is INVALID_ARGUMENT. Tokens do not expire; a rotated master key ends them once its line is gone.
 
-use crate::refusal::Violations;
 use data_encoding::BASE64URL_NOPAD;
 use prost::Message;
 use qrelay_store::{
@@ -14,7 +13,8 @@ use qrelay_store::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-const TAG_BYTES: usize = 16;
+use crate::refusal::Violations;
+
 /// The longest token that is looked at: a stream's token holds a cursor per writer.
 const TOKEN_BYTES_MAX: usize = 256 * 1024;
 
@@ -50,10 +50,8 @@ impl Tokens {
 
     /// The token for a position.
     pub(crate) fn token(&self, bound: &Bound, position: &impl Serialize) -> String {
-        let mut bytes = serde_json::to_vec(position).expect("invariant: positions are plain values");
-        let tag = self.0.authenticate(&message(bound, &bytes));
-        bytes.extend_from_slice(&tag[..TAG_BYTES]);
-        BASE64URL_NOPAD.encode(&bytes)
+        let position = serde_json::to_vec(position).expect("invariant: positions are plain values");
+        BASE64URL_NOPAD.encode(&self.0.encrypt(&bound.0, &position))
     }
 
     /// The position in a token; none for an empty one. Notes a violation under `field` when it is not ours.
@@ -79,15 +77,9 @@ impl Tokens {
             return None;
         }
         let bytes = BASE64URL_NOPAD.decode(token.as_bytes()).ok()?;
-        let (position, tag) = bytes.split_at_checked(bytes.len().checked_sub(TAG_BYTES)?)?;
-        let genuine = self.0.verify(&message(bound, position), tag);
-        genuine.then(|| serde_json::from_slice(position).ok()).flatten()
+        let position = self.0.decrypt(&bound.0, &bytes)?;
+        serde_json::from_slice(&position).ok()
     }
-}
-
-fn message(bound: &Bound, position: &[u8]) -> Vec<u8> {
-    let length = u64::try_from(bound.0.len()).expect("invariant: usize fits into u64");
-    [&length.to_be_bytes(), bound.0.as_slice(), position].concat()
 }
 
 /// How many rows a page has.

@@ -161,7 +161,7 @@ impl Sealer {
         }
     }
 
-    /// Keys for another use, such as authenticating page tokens, that are not the sealing keys but as secret.
+    /// Keys for another use, such as page tokens, that are not the sealing keys but as secret.
     pub fn derive(&self, label: &str) -> Derived {
         self.keys.derive(label)
     }

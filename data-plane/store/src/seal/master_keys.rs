@@ -14,6 +14,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aes_gcm_siv::{
+    Aes256GcmSiv,
+    aead::{Aead, Payload},
+};
 use data_encoding::BASE64;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -22,6 +26,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::id::{base32, random};
 
 const KEY_BYTES: usize = 32;
+const NONCE_BYTES: usize = 12;
 /// Key ids are short names such as `k-2026-11`.
 const KEY_ID_BYTES_MAX: usize = 32;
 /// Years of rotation, and a bound.
@@ -207,7 +212,7 @@ impl MasterKeys {
         }
     }
 
-    /// Keys for another use, one per master key, in the same order: the first makes, all check.
+    /// Keys for another use, one per master key, in the same order: the first encrypts, all decrypt.
     pub fn derive(&self, label: &str) -> Derived {
         let keys = self.keys.iter();
         Derived {
@@ -249,22 +254,36 @@ impl fmt::Debug for Derived {
 }
 
 impl Derived {
-    /// HMAC-SHA256 of `message` under the first key.
-    pub fn authenticate(&self, message: &[u8]) -> [u8; 32] {
+    /// Encrypts `plaintext` under the first key, bound to `context`: `nonce (12) | ciphertext and tag`.
+    pub fn encrypt(&self, context: &[u8], plaintext: &[u8]) -> Vec<u8> {
         let key = self
             .keys
             .first()
             .expect("invariant: there is at least one master key");
-        mac(key, message).finalize().into_bytes().into()
+        let nonce = random::<NONCE_BYTES>();
+        let payload = Payload {
+            msg: plaintext,
+            aad: context,
+        };
+        let ciphertext = Aes256GcmSiv::new(&(**key).into())
+            .encrypt(&nonce.into(), payload)
+            .expect("invariant: what is encrypted is shorter than RFC 8452's 64 GiB");
+        [&nonce, ciphertext.as_slice()].concat()
     }
 
-    /// Whether `tag` begins the HMAC-SHA256 of `message` under one of the keys. Constant time in the tag.
-    pub fn verify(&self, message: &[u8], tag: &[u8]) -> bool {
-        tag.len() >= 16
-            && self
-                .keys
-                .iter()
-                .any(|key| mac(key, message).verify_truncated_left(tag).is_ok())
+    /// Decrypts what [`Derived::encrypt`] made under one of the keys, for the same context. None for anything else.
+    pub fn decrypt(&self, context: &[u8], bytes: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, ciphertext) = bytes.split_first_chunk::<NONCE_BYTES>()?;
+        let open = |key: &Key| {
+            let payload = Payload {
+                msg: ciphertext,
+                aad: context,
+            };
+            Aes256GcmSiv::new(&(**key).into())
+                .decrypt(&(*nonce).into(), payload)
+                .ok()
+        };
+        self.keys.iter().find_map(open)
     }
 }
 
@@ -335,10 +354,8 @@ mod tests {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         let (loaded, created) = MasterKeys::load_or_create(&path).unwrap();
         assert!(!created);
-        assert_eq!(
-            made.derive("x").authenticate(b"m"),
-            loaded.derive("x").authenticate(b"m")
-        );
+        let bytes = made.derive("x").encrypt(b"", b"m");
+        assert_eq!(loaded.derive("x").decrypt(b"", &bytes), Some(b"m".to_vec()));
         assert_eq!(
             fs::read_dir(dir.path()).unwrap().count(),
             1,
@@ -408,18 +425,20 @@ mod tests {
     }
 
     #[test]
-    fn derived_keys_differ_by_label_and_verify_across_a_rotation() {
+    fn derived_keys_differ_by_label_and_decrypt_across_a_rotation() {
         let old = MasterKeys::parse(&line("old", 1)).unwrap();
         let rotated = MasterKeys::parse(&format!("{}\n{}", line("new", 2), line("old", 1))).unwrap();
-        let tag = old.derive("page").authenticate(b"message");
-        assert!(rotated.derive("page").verify(b"message", &tag));
-        assert!(rotated.derive("page").verify(b"message", &tag[..16]));
-        assert!(
-            !rotated.derive("page").verify(b"message", &tag[..15]),
-            "too short to mean anything"
-        );
-        assert!(!rotated.derive("other").verify(b"message", &tag));
-        assert!(!rotated.derive("page").verify(b"massage", &tag));
+        let bytes = old.derive("page").encrypt(b"context", b"message");
+        let decrypt =
+            |label: &str, context: &[u8], bytes: &[u8]| rotated.derive(label).decrypt(context, bytes);
+        assert_eq!(decrypt("page", b"context", &bytes), Some(b"message".to_vec()));
+        assert_eq!(decrypt("other", b"context", &bytes), None);
+        assert_eq!(decrypt("page", b"contest", &bytes), None);
+        for cut in 0..bytes.len() {
+            assert_eq!(decrypt("page", b"context", &bytes[..cut]), None);
+        }
+        let newer = rotated.derive("page").encrypt(b"context", b"message");
+        assert_eq!(old.derive("page").decrypt(b"context", &newer), None);
     }
 
     proptest! {
