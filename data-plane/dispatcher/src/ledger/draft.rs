@@ -26,8 +26,9 @@ const BITS_BYTES_MAX: usize = limits::CHECKPOINT_BYTES_MAX / 2;
 pub(super) const BYTES_MAX: usize = limits::CHECKPOINT_BYTES_MAX - 8 * 1024;
 /// From above: key, 64 bytes of bits as base64, and the frame.
 const CHUNK_ROW_BYTES: usize = 200;
-/// From above: key, and nine numbers with their frame.
-const USAGE_ROW_BYTES: usize = 360;
+/// Key, frame and nine numbers, most of them short. A full batch has fewer than 1,200 records, so that even one of as
+/// many tenants fits into a save of its own.
+const USAGE_ROW_BYTES: usize = 150;
 /// From above: a key and what surrounds a run's cursor.
 const RUN_FRAME_BYTES: usize = 160;
 /// Sparse chunks that may stand before they are merged.
@@ -46,6 +47,8 @@ pub(super) struct Draft<'a> {
     runs: BTreeMap<RunName, Option<RunRow>>,
     shared: Cursor,
     own: BTreeMap<EndpointId, Cursor>,
+    passed: bool,
+    starved: bool,
 }
 
 /// How far a walk may take a batch.
@@ -74,6 +77,7 @@ pub(super) struct Finished {
     pub(super) runs: BTreeMap<RunName, Option<RunRow>>,
     pub(super) shared: Cursor,
     pub(super) own: BTreeMap<EndpointId, Cursor>,
+    pub(super) starved: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -90,6 +94,8 @@ impl<'a> Draft<'a> {
             runs: BTreeMap::new(),
             shared: Cursor::default(),
             own: BTreeMap::new(),
+            passed: false,
+            starved: false,
         }
     }
 
@@ -284,10 +290,14 @@ impl<'a> Draft<'a> {
             let limit = cap.map_or(read, |cap| read.min(cap.at(stream)));
             let mut target = limit;
             for (seq, pending) in run.pending_through(stream, limit) {
-                if rule.blocks(pending) || !self.pass(stream, seq, pending, rule) {
+                let blocked = rule.blocks(pending);
+                if blocked || !self.pass(stream, seq, pending, rule) {
+                    // A batch that found no room although it was the first is let have all of the next save.
+                    self.starved |= !blocked && !self.passed;
                     target = Seq::new(seq.as_u64() - 1);
                     break;
                 }
+                self.passed = true;
             }
             if target > run.saved.at(stream) {
                 moved.advance(stream, target);
@@ -344,6 +354,7 @@ impl<'a> Draft<'a> {
             runs: self.runs,
             shared: self.shared,
             own: self.own,
+            starved: self.starved,
         }
     }
 }

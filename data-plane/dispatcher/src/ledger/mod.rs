@@ -221,6 +221,8 @@ pub struct Ledger {
     /// Deliveries that are not done, and those among them that are in no saved chunk.
     undone: usize,
     unsaved: usize,
+    /// The last plan had no room for even one batch: the next one is for cursors alone.
+    starved: bool,
     /// Where the next plan goes on with own runs.
     own_turn: Option<EndpointId>,
 }
@@ -246,6 +248,7 @@ impl Ledger {
             woken: BTreeSet::new(),
             undone: 0,
             unsaved: 0,
+            starved: false,
             own_turn: None,
         }
     }

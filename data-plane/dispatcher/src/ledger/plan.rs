@@ -85,8 +85,10 @@ impl Ledger {
         }
         let mut draft = Draft::new(self);
         let complete = draft.membership();
-        draft.bits();
-        draft.rescheduled();
+        if !self.starved {
+            draft.bits();
+            draft.rescheduled();
+        }
         if complete {
             // A start of the clock closer than `hold` has nothing older.
             let before = now.checked_sub(hold).unwrap_or(now);
@@ -96,6 +98,7 @@ impl Ledger {
         draft.merge_sparse();
         let draft = draft.finish();
         self.own_turn = own_turn;
+        self.starved = draft.starved;
         self.seal(draft)
     }
 

@@ -12,7 +12,7 @@ use qrelay_store::{
     Timestamp,
     checkpoint::{RowKey, RowKind, UsageCounts},
     event::EventType,
-    id::{EndpointId, EventAddress, PartitionId, Seq, WriterId},
+    id::{EndpointId, EventAddress, PartitionId, Seq, TenantId, WriterId},
     limits,
     model::{Endpoint, EndpointIntent},
     record::Classification,
@@ -486,4 +486,92 @@ fn a_lagging_endpoint_holds_neither_memory_nor_the_shared_cursor() {
     world.drain();
     world.check();
     assert_eq!(world.attempts, world.delivered.len(), "nothing is repeated");
+}
+
+/// A ledger with this many endpoints, each of a tenant of its own.
+fn crowd(count: u16, intent: EndpointIntent) -> Ledger {
+    let mut ledger = Ledger::new(PartitionId::new(0), 1);
+    for number in 0..count {
+        let mut endpoint = fixture::endpoint(0);
+        let mut id = [1; 10];
+        id[..2].copy_from_slice(&number.to_be_bytes());
+        (endpoint.id, endpoint.tenant) = (EndpointId::from_bytes(id), TenantId::from_bytes(id));
+        endpoint.intent = intent;
+        ledger.subscribe(Arc::new(endpoint));
+    }
+    ledger
+}
+
+/// One event for each tenant of a crowd.
+fn batch_for_all(count: u16, seq: u64) -> SeenBatch {
+    let at = Timestamp::from_millis(1_800_000_000_000);
+    let mut usage = UsageDelta::default();
+    let events = (0..count).map(|number| {
+        let mut id = [1; 10];
+        id[..2].copy_from_slice(&number.to_be_bytes());
+        usage.count_scan(TenantId::from_bytes(id), at, Classification::Human);
+        Seen {
+            index: number,
+            tenant: TenantId::from_bytes(id),
+            event_type: EventType::ScanCreated,
+            recorded_at: at,
+        }
+    });
+    SeenBatch {
+        stream: stream(1),
+        seq: Seq::new(seq),
+        events: events.collect(),
+        usage,
+    }
+}
+
+/// Plans and saves until there is nothing more to save; how many saves that took. None may be too large.
+fn save_all(ledger: &mut Ledger, now: Instant) -> usize {
+    for saves in 0..1000 {
+        let Some(plan) = ledger.plan(now, Duration::ZERO) else {
+            return saves;
+        };
+        assert!(
+            plan.delta.bytes() <= limits::CHECKPOINT_BYTES_MAX,
+            "{} bytes",
+            plan.delta.bytes()
+        );
+        ledger.commit(plan);
+        ledger.settle(now);
+    }
+    panic!("there is always something left to save");
+}
+
+#[test]
+fn what_does_not_fit_into_one_save_fits_into_several() {
+    let start = Instant::now();
+    let at = |ms| Moment {
+        now: start + Duration::from_millis(ms),
+        wall: Timestamp::from_millis(1_800_000_000_000),
+    };
+    for intent in [EndpointIntent::Active, EndpointIntent::Paused] {
+        let count = 1100;
+        let mut ledger = crowd(count, intent);
+        ledger.settle(at(0).now);
+        for seq in 1..=20 {
+            ledger.feed_shared(batch_for_all(count, seq), at(seq));
+        }
+        // Everybody has failed once, so that everything is outstanding and then rescheduled.
+        let ids: Vec<_> = ledger
+            .subscribers()
+            .map(|subscriber| subscriber.config.id)
+            .collect();
+        let saves = save_all(&mut ledger, at(1000).now);
+        assert!(saves > 1, "it fits into one: the test tests nothing");
+        assert_eq!(ledger.shared().saved.at(stream(1)), Seq::new(20));
+        for endpoint in &ids {
+            while let Some(job) = ledger.start(*endpoint, at(2000).now, |_| true) {
+                let retry = Finish::Retry(Duration::from_secs(60));
+                ledger.finish(*endpoint, job.event, at(0).wall, retry, at(2000));
+            }
+        }
+        ledger.feed_shared(batch_for_all(count, 21), at(3000));
+        save_all(&mut ledger, at(4000).now);
+        assert_eq!(ledger.shared().saved.at(stream(1)), Seq::new(21));
+    }
 }

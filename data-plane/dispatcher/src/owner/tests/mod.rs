@@ -575,7 +575,10 @@ async fn a_kill_leaves_no_delivery_in_the_list_that_retries_for_ever() {
     receiver.heard_count(2).await;
     // A failed first attempt, with the store's answer to the next save outstanding: what is recorded now would name a
     // delivery that nobody goes on with after the kill.
-    until("it is saved", async || world.health(endpoint.id).await.ever_succeeded).await;
+    until("it is saved", async || {
+        world.health(endpoint.id).await.ever_succeeded
+    })
+    .await;
     world.store.break_all(Op::Save, Fault::Unavailable);
     let saves = world.store.calls(Op::Save);
     ids.extend(world.scan(1).await);
