@@ -3,7 +3,7 @@
 //! Everything that qrelay remembers goes through this crate: the registry (tenants, keys, codes, endpoints,
 //! secrets), the log of scans, the configuration log, leases and checkpoints, the attempt log and commands.
 //! The rules that make the promises hold are written beside the traits ([`store`]); backends are judged by one
-//! conformance suite ([`conformance`], feature `testing`).
+//! conformance suite (`conformance`, feature `testing`).
 //!
 //! Invariant: this crate knows neither hyper, tonic nor prost. Who serves, sends or speaks gRPC is elsewhere.
 
