@@ -300,6 +300,8 @@ impl PartitionReader {
                     .get_mut(&writer)
                     .expect("invariant: only `learn` forgets tracks");
                 track.retry_at = Instant::now() + READ_RETRY;
+                // The others come first next time: one that cannot be read must not starve them.
+                self.last = Some(writer);
                 return Err(error);
             }
         };

@@ -67,6 +67,7 @@ impl Metrics {
         metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Installed)?;
         process::describe();
         metric_help::describe();
+        qrelay_dispatcher::metrics::describe();
         Ok(Self(handle))
     }
 

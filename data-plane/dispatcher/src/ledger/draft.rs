@@ -56,7 +56,8 @@ pub(super) struct Draft<'a> {
 pub(super) enum Rule {
     /// The shared run's: not while deliveries are younger than this instant.
     Settled(Instant),
-    /// An own run's: not while something only stands in line.
+    /// An own run's: not while all of it only stands in line. Once something of it was sent it is passed, and the rest
+    /// becomes outstanding: else a restart would repeat what was sent.
     Attempted,
 }
 
@@ -64,7 +65,11 @@ impl Rule {
     fn blocks(self, pending: &Pending) -> bool {
         match self {
             Self::Settled(before) => pending.undone > 0 && pending.read_at > before,
-            Self::Attempted => pending.queued > 0,
+            Self::Attempted => {
+                pending.queued > 0
+                    && pending.queued == pending.members.len()
+                    && pending.delivered.is_empty()
+            }
         }
     }
 }

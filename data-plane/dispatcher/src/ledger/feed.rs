@@ -5,7 +5,6 @@ use qrelay_store::{
     Timestamp,
     event::EventType,
     id::{EndpointId, EventAddress, Seq, TenantId},
-    limits::{OWN_RUN_WINDOW, UNSAVED_DELIVERIES_MAX},
 };
 use tokio::time::Instant;
 
@@ -149,9 +148,8 @@ impl Ledger {
     fn may_feed_own(&self, subscriber: &Subscriber, now: Instant) -> bool {
         !subscriber.is_blocked()
             && subscriber.held_until().is_none_or(|until| until <= now)
-            && subscriber.queue.fresh_len() < OWN_RUN_WINDOW
+            && subscriber.queue.fresh_len() < self.own_window()
             && subscriber.deliveries.len() < self.undone_max()
-            && self.unsaved < UNSAVED_DELIVERIES_MAX
     }
 
     /// Endpoints whose own run stands where the shared run stands in a stream, and may go on with it: they stay in
@@ -163,7 +161,7 @@ impl Ledger {
                 subscriber.own.as_ref().is_some_and(read)
                     && !subscriber.is_blocked()
                     && subscriber.hold.is_none()
-                    && subscriber.queue.fresh_len() < OWN_RUN_WINDOW
+                    && subscriber.queue.fresh_len() < self.own_window()
                     && subscriber.deliveries.len() < self.undone_max()
             })
         });
@@ -205,7 +203,7 @@ impl Ledger {
         };
         subscriber.deliveries.insert(event, delivery);
         self.undone += 1;
-        self.unsaved += 1;
+        self.count_unsaved(endpoint);
         self.woken.insert(endpoint);
         let stream = Stream::of(event);
         self.run_of(endpoint)

@@ -38,7 +38,7 @@ use qrelay_store::{
     id::{EndpointId, EventAddress, PartitionId, TenantId},
     limits::{
         FRESH_MAX, FRESH_WHEN_FULL_MAX, OUTSTANDING_PER_ENDPOINT_MAX, OUTSTANDING_PER_PARTITION_MAX,
-        UNSAVED_BATCHES_MAX, UNSAVED_DELIVERIES_MAX,
+        OWN_RUN_WINDOW, UNSAVED_BATCHES_MAX, UNSAVED_DELIVERIES_MAX,
     },
     model::{Endpoint, EndpointIntent},
 };
@@ -52,6 +52,9 @@ use crate::{
     run::{Queued, Run},
     usage::{Succeeded, UsageDelta, UsageTotals},
 };
+
+/// However many endpoints lag, each reads so far ahead: enough for one round of its connections.
+const OWN_WINDOW_MIN: usize = 16;
 
 /// Where a delivery stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -221,6 +224,8 @@ pub struct Ledger {
     /// Deliveries that are not done, and those among them that are in no saved chunk.
     undone: usize,
     unsaved: usize,
+    /// Those of the unsaved that own runs feed: they stop nobody but their endpoint.
+    unsaved_own: usize,
     /// The last plan had no room for even one batch: the next one is for cursors alone.
     starved: bool,
     /// Where the next plan goes on with own runs.
@@ -248,6 +253,7 @@ impl Ledger {
             woken: BTreeSet::new(),
             undone: 0,
             unsaved: 0,
+            unsaved_own: 0,
             starved: false,
             own_turn: None,
         }
@@ -356,9 +362,32 @@ impl Ledger {
         }
     }
 
-    /// Whether the shared run may read on.
+    /// Whether the shared run may read on. Lagging endpoints have no say: theirs wait for as long as the endpoint does,
+    /// and each holds no more than its [`Ledger::own_window`].
     pub fn may_read(&self) -> bool {
-        self.unsaved < UNSAVED_DELIVERIES_MAX && self.shared.pending_len() < UNSAVED_BATCHES_MAX
+        self.unsaved_shared() < UNSAVED_DELIVERIES_MAX && self.shared.pending_len() < UNSAVED_BATCHES_MAX
+    }
+
+    /// The shared run's deliveries that are not done and in no saved chunk.
+    pub fn unsaved_shared(&self) -> usize {
+        self.unsaved.saturating_sub(self.unsaved_own)
+    }
+
+    /// Fresh deliveries that an own run reads ahead: less the more endpoints lag.
+    pub fn own_window(&self) -> usize {
+        (UNSAVED_DELIVERIES_MAX / self.own.len().max(1)).clamp(OWN_WINDOW_MIN, OWN_RUN_WINDOW)
+    }
+
+    /// A delivery is in no saved chunk, and is not done.
+    fn count_unsaved(&mut self, endpoint: EndpointId) {
+        self.unsaved += 1;
+        self.unsaved_own += usize::from(self.own.contains(&endpoint));
+    }
+
+    /// It is saved or done now.
+    fn uncount_unsaved(&mut self, endpoint: EndpointId) {
+        self.unsaved -= 1;
+        self.unsaved_own -= usize::from(self.own.contains(&endpoint));
     }
 
     /// What an endpoint may have waiting before it must lag: its own limit, and its fair share once the partition is
@@ -422,7 +451,7 @@ impl Ledger {
                 self.chunks.settle(saved.chunk, saved.index, &usage);
             }
             None => {
-                self.unsaved -= 1;
+                self.uncount_unsaved(endpoint);
                 let run = self.run_of(endpoint);
                 if let Some(pending) = run.pending_of(event) {
                     pending.detach(delivery.queued());

@@ -11,7 +11,7 @@
 //! 6. merging of sparse chunks, then health.
 //!
 //! The shared cursor waits for a batch as long as its deliveries are younger than `hold`: most are done by then and
-//! never need an entry. An own cursor waits for whatever only stands in line: that is what its run is for.
+//! never need an entry. An own cursor waits for a batch of which nothing was sent: that is what its run is for.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -177,7 +177,7 @@ impl Ledger {
                 self.dirty.insert((endpoint, event));
             }
             if before.is_none() {
-                self.unsaved -= 1;
+                self.uncount_unsaved(endpoint);
                 if let Some(pending) = self.run_of(endpoint).pending_of(event) {
                     pending.detach(queued);
                 }

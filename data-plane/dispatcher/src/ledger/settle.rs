@@ -87,6 +87,7 @@ impl Ledger {
             .iter()
             .filter(|(_, delivery)| delivery.saved.is_none());
         for (event, delivery) in unsaved {
+            self.unsaved_own += 1;
             if let Some(pending) = self.shared.pending_of(*event) {
                 pending.detach(delivery.queued());
                 let read_at = pending.read_at;
@@ -131,9 +132,14 @@ impl Ledger {
     /// The endpoint goes on with the shared run.
     pub(super) fn rejoin(&mut self, endpoint: EndpointId) {
         let subscriber = self.subscribers.get_mut(&endpoint);
-        let Some(mut own) = subscriber.and_then(|subscriber| subscriber.own.take()) else {
+        let Some(subscriber) = subscriber else {
             return;
         };
+        let Some(mut own) = subscriber.own.take() else {
+            return;
+        };
+        let deliveries = subscriber.deliveries.values();
+        self.unsaved_own -= deliveries.filter(|delivery| delivery.saved.is_none()).count();
         for ((stream, seq), theirs) in own.run.take_pending() {
             let ours = self.shared.pending_or_new(stream, seq, theirs.read_at);
             // Those that were there when the endpoint left are still named.
@@ -173,6 +179,7 @@ impl Ledger {
                     .settle(saved.chunk, saved.index, &UsageDelta::default()),
                 None => {
                     self.unsaved -= 1;
+                    self.unsaved_own -= usize::from(subscriber.own.is_some());
                     if subscriber.own.is_none() {
                         if let Some(pending) = self.shared.pending_of(*event) {
                             pending.detach(delivery.queued());

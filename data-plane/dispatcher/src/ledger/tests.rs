@@ -575,3 +575,67 @@ fn what_does_not_fit_into_one_save_fits_into_several() {
         assert_eq!(ledger.shared().saved.at(stream(1)), Seq::new(21));
     }
 }
+
+#[test]
+fn endpoints_that_lag_never_stop_the_shared_run() {
+    let start = Instant::now();
+    let at = |ms| Moment {
+        now: start + Duration::from_millis(ms),
+        wall: Timestamp::from_millis(1_800_000_000_000),
+    };
+    let count = 101;
+    let mut ledger = crowd(count, EndpointIntent::Active);
+    let ids: Vec<_> = ledger
+        .subscribers()
+        .map(|subscriber| subscriber.config.id)
+        .collect();
+    let (healthy, gone) = ids.split_first().unwrap();
+    for seq in 1..=600 {
+        ledger.feed_shared(batch_for_all(count, seq), at(0));
+        ledger.start(*healthy, at(0).now, |_| true).expect("it is served");
+        let event = stream(1).address(Seq::new(seq), 0);
+        ledger.finish(*healthy, event, at(0).wall, Finish::Delivered, at(0));
+        ledger.recorded(*healthy, event);
+    }
+    // The shared run read 60,000 deliveries, and then all of their endpoints said that they are gone.
+    assert!(!ledger.may_read(), "the test tests nothing");
+    for endpoint in gone {
+        ledger.observe(*endpoint, crate::health::Sign::Gone, at(0).wall);
+    }
+    ledger.settle(at(1).now);
+    assert_eq!(ledger.own_runs().count(), gone.len());
+    save_all(&mut ledger, at(1000).now);
+    assert_eq!(ledger.shared().saved.at(stream(1)), Seq::new(600));
+    assert!(ledger.may_read(), "lagging endpoints stop the partition");
+    ledger.feed_shared(batch_for_all(count, 601), at(2000));
+    let job = ledger.start(*healthy, at(2000).now, |_| true);
+    assert_eq!(job.unwrap().event, stream(1).address(Seq::new(601), 0));
+    assert!(ledger.own_window() < limits::OWN_RUN_WINDOW, "they share what may be read ahead");
+}
+
+#[test]
+fn an_own_run_does_not_read_again_what_it_sent_of_a_batch() {
+    let mut world = World::new();
+    let id = EndpointId::from_bytes([1; 10]);
+    world.step(&Op::Pause(1));
+    world.step(&Op::Settle);
+    world.step(&Op::Append { writer: 1, count: 3 });
+    world.step(&Op::ReadShared);
+    world.step(&Op::Resume(1));
+    world.step(&Op::ReadOwn);
+    // One of three is sent; the others stand in line.
+    let job = world.ledger.start(id, world.at().now, |_| true).unwrap();
+    world.in_flight.push((id, job.event));
+    world.step(&Op::End(0, Answer::Ok));
+    world.step(&Op::Record);
+    world.attempts += 1;
+    world.plan(Duration::ZERO);
+    world.step(&Op::Save(Applied::Yes));
+    world.plan(Duration::ZERO);
+    world.step(&Op::Save(Applied::Yes));
+    world.step(&Op::Crash);
+    world.drain();
+    world.check();
+    let first = world.attempts;
+    assert_eq!(first, world.delivered.len(), "nothing is repeated");
+}

@@ -44,6 +44,9 @@ const REPORT_PERIOD: Duration = Duration::from_secs(1);
 /// How far beyond its deadline a drain may go for its last rows and saves.
 const CLOSE_MARGIN: Duration = Duration::from_secs(2);
 
+/// What an event takes in the log at least: an own run reads about as many at once as its window has.
+const OWN_READ_EVENT_BYTES: usize = 200;
+
 /// How an owner ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
@@ -361,8 +364,10 @@ impl Actor {
             };
             self.own_reading.insert(endpoint);
             let shard = Arc::clone(&self.shard);
+            let bytes_max = self.ledger.own_window().saturating_mul(OWN_READ_EVENT_BYTES);
+            let bytes_max = bytes_max.min(limits::READ_BYTES_MAX / 4);
             self.work.spawn(async move {
-                let read = read_own(&shard, stream, after, through).await;
+                let read = read_own(&shard, stream, after, through, bytes_max).await;
                 Done::OwnRead(endpoint, stream, read)
             });
         }
@@ -430,7 +435,13 @@ impl Actor {
 
 /// Reads on for an own run, at most as far as the shared run was. A batch that is missing there was given up by the
 /// shared run, or taken by retention.
-async fn read_own(shard: &Shard, stream: Stream, after: Seq, through: Seq) -> Result<OwnRead> {
+async fn read_own(
+    shard: &Shard,
+    stream: Stream,
+    after: Seq,
+    through: Seq,
+    bytes_max: usize,
+) -> Result<OwnRead> {
     let store = &shard.store;
     if stream == Stream::CONFIG {
         let rows = store
@@ -447,13 +458,7 @@ async fn read_own(shard: &Shard, stream: Stream, after: Seq, through: Seq) -> Re
         });
     }
     let batches = store
-        .read(
-            stream.partition,
-            stream.writer,
-            after,
-            through,
-            limits::READ_BYTES_MAX / 4,
-        )
+        .read(stream.partition, stream.writer, after, through, bytes_max)
         .await?;
     if batches.is_empty() {
         let next = store.next_seq(stream.partition, stream.writer, after).await?;

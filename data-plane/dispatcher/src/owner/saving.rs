@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use qrelay_store::{
     id::{EndpointId, EventAddress},
-    limits::ATTEMPT_ROWS_PER_BLOCK,
+    limits::{ATTEMPT_ROWS_PER_BLOCK, CHUNK_DELIVERIES_MAX},
     store::{AttemptRow, Cas, CheckpointDelta, DeliveryStatus, Result, StoreError},
 };
 use tokio::time::Instant;
@@ -21,8 +21,8 @@ use crate::{
     outstanding::ChunkName,
 };
 
-/// The shared cursor waits so long for a batch's deliveries: most receivers answer sooner, and then no chunk is
-/// written for them.
+/// The shared cursor waits so long for a batch's deliveries while there are more than one chunk holds: most receivers
+/// answer sooner, and then nothing is written for them.
 const HOLD: Duration = Duration::from_millis(100);
 /// Rows are gathered this long, so that a block is worth its commit.
 const ROWS_LINGER: Duration = Duration::from_millis(20);
@@ -150,7 +150,9 @@ impl Actor {
             return;
         }
         if now >= self.save_at {
-            let hold = if self.mode == Mode::Running {
+            // Few deliveries fit into a chunk or two: saving them at once keeps what a crash repeats small.
+            let many = self.ledger.unsaved_shared() > CHUNK_DELIVERIES_MAX;
+            let hold = if many && self.mode == Mode::Running {
                 HOLD
             } else {
                 Duration::ZERO
