@@ -31,9 +31,13 @@ pub enum Sign {
 /// Takes an attempt's outcome into account. Says whether the state changed.
 pub fn observe(health: &mut EndpointHealth, sign: Sign, now: Timestamp) -> bool {
     if sign == Sign::Success {
+        health.ever_succeeded = true;
+        if health.state == HealthState::Disabled {
+            // A straggler's success does not lift it either: that is for its tenant to do.
+            return false;
+        }
         health.consecutive_failures = 0;
         health.failing_since = None;
-        health.ever_succeeded = true;
         return enter(health, HealthState::Healthy);
     }
     health.consecutive_failures += 1;
@@ -135,6 +139,8 @@ mod tests {
     fn gone_disables_at_once_until_the_tenant_enables_it_again() {
         let mut health = EndpointHealth::default();
         assert!(observe(&mut health, Sign::Gone, at(0)));
+        assert_eq!(health.state, HealthState::Disabled);
+        assert!(!observe(&mut health, Sign::Success, at(0)), "a straggler");
         assert_eq!(health.state, HealthState::Disabled);
         let mut endpoint = fixture::endpoint(1);
         assert!(!enable(&mut health, &endpoint));

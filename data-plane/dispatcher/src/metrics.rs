@@ -15,6 +15,7 @@ const UNREADABLE: &str = "qrelay_log_unreadable_total";
 const CHECKPOINTS: &str = "qrelay_checkpoints_total";
 const LEASES: &str = "qrelay_leases_held";
 const DAMAGED: &str = "qrelay_checkpoint_damaged_total";
+const OVERSIZED: &str = "qrelay_checkpoint_oversized_total";
 const NOT_MADE: &str = "qrelay_delivery_attempts_not_made_total";
 
 /// Describes all metrics of the deliverer. To be called once a recorder is installed.
@@ -53,6 +54,10 @@ pub fn describe() {
         "Rows and chunks of checkpoints that cannot be read. Alert above 0."
     );
     describe_counter!(
+        OVERSIZED,
+        "Saves beyond their size, because thousands of writers wrote to one partition. Alert above 0."
+    );
+    describe_counter!(
         NOT_MADE,
         "Attempts that could not be made for reasons of our own, and are tried again."
     );
@@ -69,6 +74,10 @@ pub(crate) fn attempted(class: &'static str) {
 
 pub(crate) fn not_made() {
     counter!(NOT_MADE).increment(1);
+}
+
+pub(crate) fn oversized_cursor() {
+    counter!(OVERSIZED).increment(1);
 }
 
 pub(crate) fn delivered(after: Duration) {

@@ -15,6 +15,7 @@ use super::{Ledger, Own, Subscriber};
 use crate::{
     checkpoint::{RunName, RunRow},
     cursor::{Cursor, Stream},
+    metrics,
     outstanding::{ChunkName, ChunkSave},
     run::{Pending, Run},
     usage::{Month, UsageDelta},
@@ -31,6 +32,8 @@ const CHUNK_ROW_BYTES: usize = 200;
 const USAGE_ROW_BYTES: usize = 150;
 /// From above: a key and what surrounds a run's cursor.
 const RUN_FRAME_BYTES: usize = 160;
+/// What a save has for batches when the shared cursor's row is too large for it.
+const OVERSIZED_ROOM: usize = 32 * 1024;
 /// Sparse chunks that may stand before they are merged.
 const SPARSE_TOLERATED: usize = 8;
 
@@ -49,6 +52,7 @@ pub(super) struct Draft<'a> {
     own: BTreeMap<EndpointId, Cursor>,
     passed: bool,
     starved: bool,
+    oversized: bool,
 }
 
 /// How far a walk may take a batch.
@@ -83,6 +87,8 @@ pub(super) struct Finished {
     pub(super) shared: Cursor,
     pub(super) own: BTreeMap<EndpointId, Cursor>,
     pub(super) starved: bool,
+    /// The shared cursor alone is more than a save should have.
+    pub(super) oversized: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -101,6 +107,7 @@ impl<'a> Draft<'a> {
             own: BTreeMap::new(),
             passed: false,
             starved: false,
+            oversized: false,
         }
     }
 
@@ -239,8 +246,14 @@ impl<'a> Draft<'a> {
 
     pub(super) fn shared_run(&mut self, rule: Rule) {
         let run = &self.ledger.shared;
-        if !self.spend(run_bytes(&run.read)) {
-            return;
+        let bytes = run_bytes(&run.read);
+        if !self.spend(bytes) {
+            // Thousands of writers: a row that is never saved would stop the partition for good. So it is saved beyond
+            // the budget, with a little room for what it passes.
+            metrics::oversized_cursor();
+            self.oversized = true;
+            self.spent += bytes;
+            self.limit = self.limit.max(self.spent + OVERSIZED_ROOM);
         }
         let moved = self.walk(run, None, rule);
         if !moved.is_empty() {
@@ -360,6 +373,7 @@ impl<'a> Draft<'a> {
             shared: self.shared,
             own: self.own,
             starved: self.starved,
+            oversized: self.oversized,
         }
     }
 }

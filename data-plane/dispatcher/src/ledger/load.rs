@@ -60,9 +60,7 @@ impl Ledger {
         let (mut runs, mut healths) = (BTreeMap::new(), BTreeMap::new());
         for (key, row) in loaded.rows {
             let understood = match key.kind {
-                RowKind::Run => RunRow::from_row(&key.id, &row)
-                    .map(|run| runs.insert(run.0, (run.1, row)))
-                    .is_ok(),
+                RowKind::Run => load_run(&key.id, row, &mut runs),
                 RowKind::Health => ledger.load_health(&key, &row, &mut healths),
                 RowKind::Usage => ledger.totals.load(&key, &row),
                 // Chunks come with their bodies.
@@ -112,8 +110,12 @@ impl Ledger {
         let Some(health) = health else {
             return;
         };
+        let enabled_since = health.enabled_epoch < endpoint.enabled_epoch;
         subscriber.health = health;
         health::enable(&mut subscriber.health, &endpoint);
+        if enabled_since {
+            return;
+        }
         // What the receiver asked for outlives a restart.
         let held = subscriber
             .health
@@ -204,4 +206,17 @@ impl Ledger {
         self.woken.insert(entry.endpoint);
         true
     }
+}
+
+/// Says whether the row could be read. An own run whose row could not starts from the beginning of the log: that
+/// repeats, and loses nothing.
+fn load_run(id: &str, row: String, runs: &mut BTreeMap<RunName, (RunRow, String)>) -> bool {
+    if let Ok((name, run)) = RunRow::from_row(id, &row) {
+        runs.insert(name, (run, row));
+        return true;
+    }
+    if let Ok(endpoint) = id.parse() {
+        runs.insert(RunName::Own(endpoint), (RunRow::default(), row));
+    }
+    false
 }

@@ -342,7 +342,12 @@ impl Ledger {
             .get_mut(&id)
             .expect("invariant: it was just put there");
         let config = Arc::clone(&subscriber.config);
+        let enabled_epoch = subscriber.health.enabled_epoch;
         health::enable(&mut subscriber.health, &config);
+        if subscriber.health.enabled_epoch != enabled_epoch {
+            // What the receiver asked for before its tenant set it active again holds no more.
+            subscriber.hold = None;
+        }
         self.health_changed.insert(id);
         self.woken.insert(id);
     }

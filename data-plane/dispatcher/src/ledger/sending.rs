@@ -46,6 +46,8 @@ pub enum Finish {
     GivenUp,
     /// An attempt was made and failed; the next one is due after the pause.
     Retry(Duration),
+    /// An attempt was made and failed through trouble of our own: the next one, due after the pause, has its number.
+    Again(Duration),
     /// No attempt was made: try again after the pause.
     Unused(Duration),
 }
@@ -143,8 +145,8 @@ impl Ledger {
         match finish {
             Finish::Delivered => delivery.phase = Phase::Recording(Succeeded::Yes),
             Finish::GivenUp => delivery.phase = Phase::Recording(Succeeded::No),
-            Finish::Retry(pause) => {
-                delivery.attempts += 1;
+            Finish::Retry(pause) | Finish::Again(pause) => {
+                delivery.attempts += u32::from(matches!(finish, Finish::Retry(_)));
                 delivery.first_at.get_or_insert(began);
                 delivery.due = at.wall.after(pause);
                 delivery.revision += 1;

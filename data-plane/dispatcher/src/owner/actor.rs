@@ -235,6 +235,9 @@ impl Actor {
         if now >= self.report_at {
             self.report_at = now + REPORT_PERIOD;
             self.ledger.refresh_backlogs(now);
+            let ledger = &self.ledger;
+            self.limiters
+                .retain(|endpoint, _| ledger.subscriber(*endpoint).is_some());
             self.nothing_to_save = false;
             metrics::waiting(
                 self.partition,

@@ -156,15 +156,18 @@ async fn chunks(
     let readable = named.filter_map(|(key, row)| {
         let (name, done) = (key.id.parse(), DoneMap::from_row(row));
         if name.is_err() || done.is_err() {
-            tracing::error!(%partition, chunk = key.id, "a chunk's row cannot be read");
+            tracing::error!(%partition, chunk = key.id, "a chunk's row cannot be read; what it says is done is repeated");
             metrics::damaged(1);
         }
-        Some((key.id.clone(), name.ok()?, done.ok()?))
+        Some((key.id.clone(), name.ok()?, done.ok()))
     });
     stream::iter(readable.collect::<Vec<_>>())
         .map(|(id, name, done)| async move {
             let body = store.chunk(partition, &id).await?;
             let entries = body.and_then(|body| outstanding::decode(&body).ok());
+            // Nobody knows what of it is done, so all of it is owed.
+            let all = entries.as_ref().map_or(0, Vec::len);
+            let done = done.unwrap_or_else(|| DoneMap::new(u16::try_from(all).unwrap_or(u16::MAX)));
             Ok::<_, StoreError>(LoadedChunk { name, done, entries })
         })
         .buffered(CHUNK_READS)

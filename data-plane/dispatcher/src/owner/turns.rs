@@ -111,20 +111,25 @@ impl Actor {
         };
         // Room for any delivery is taken first; a retry needs room among the retries beside.
         let retry_room = self.shard.permits.try_take_retry();
+        if retry_room.is_none() && self.on_probation(endpoint) {
+            // Before it is paced: its turn must not be used up by what cannot begin.
+            return Turn::NoRoom;
+        }
         if let Some(wait) = self.probation_wait(endpoint) {
             self.timers.insert((now + wait, endpoint));
             return Turn::Idle;
         }
         let may_retry = retry_room.is_some();
-        let Some(job) = self
-            .ledger
-            .start(endpoint, now, |class| class == Class::Fresh || may_retry)
-        else {
+        // Whoever never answered 2xx, or fails, counts among the retries: however many there are, they leave a quarter
+        // to healthy endpoints.
+        let probation = self.on_probation(endpoint);
+        let allowed = |class| (class == Class::Fresh && !probation) || may_retry;
+        let Some(job) = self.ledger.start(endpoint, now, allowed) else {
             return if may_retry { Turn::Idle } else { Turn::NoRoom };
         };
-        let room = match (job.class, retry_room) {
-            (Class::Retry, Some(retry)) => room.for_retry(retry),
-            (Class::Retry | Class::Fresh, _) => room,
+        let room = match retry_room {
+            Some(retry) if probation || job.class == Class::Retry => room.for_retry(retry),
+            _ => room,
         };
         let room = room.begin();
         self.exchanges += 1;
@@ -141,13 +146,15 @@ impl Actor {
         Turn::Sent
     }
 
+    fn on_probation(&self, endpoint: EndpointId) -> bool {
+        self.ledger
+            .subscriber(endpoint)
+            .is_some_and(|subscriber| health::on_probation(&subscriber.health))
+    }
+
     /// How long an endpoint on probation must wait for its next request; others never.
     pub(super) fn probation_wait(&mut self, endpoint: EndpointId) -> Option<Duration> {
-        let on_probation = self
-            .ledger
-            .subscriber(endpoint)
-            .is_some_and(|subscriber| health::on_probation(&subscriber.health));
-        if !on_probation {
+        if !self.on_probation(endpoint) {
             self.limiters.remove(&endpoint);
             return None;
         }
@@ -160,7 +167,7 @@ impl Actor {
             Made::Exchange(outcome) => self.exchanged(&job, &over, outcome),
             Made::NotMade(reason) => {
                 metrics::not_made();
-                tracing::warn!(event = %self.shard.sender.ids.event_id(job.event), endpoint = %job.endpoint.id, reason, "an attempt could not be made; trying again");
+                self.hold_for_own_trouble(&job, reason);
                 Finish::Unused(schedule::OWN_TROUBLE_PAUSE)
             }
             Made::Never(reason) => self.unsendable(&job, &over, reason),
@@ -168,6 +175,19 @@ impl Actor {
         let at = self.shard.moment();
         self.ledger
             .finish(job.endpoint.id, job.event, over.began, finish, at);
+    }
+
+    /// What kept one attempt from being made keeps the endpoint's others too, so that they are not tried one after the
+    /// other. Told once for all that were under way.
+    fn hold_for_own_trouble(&mut self, job: &Job, reason: &str) {
+        let at = self.shard.moment();
+        let subscriber = self.ledger.subscriber(job.endpoint.id);
+        let held = subscriber.and_then(|subscriber| subscriber.held_until());
+        if held.is_none_or(|until| until <= at.now) {
+            tracing::warn!(event = %self.shard.sender.ids.event_id(job.event), endpoint = %job.endpoint.id, reason, "trouble of our own kept an attempt from being made; trying again");
+        }
+        self.ledger
+            .hold(job.endpoint.id, schedule::OWN_TROUBLE_PAUSE, at);
     }
 
     /// Judges an exchange: health, schedule, row.
@@ -190,9 +210,19 @@ impl Actor {
         if let Some(pause) = retry_after {
             self.ledger.hold(job.endpoint.id, pause, at);
         }
+        let ours = outcome.fault() == Some(Fault::Ours);
+        if ours {
+            self.hold_for_own_trouble(job, outcome.error());
+        }
         let pause = schedule::pause_after(&config, job.event, job.number, retry_after);
         let (status, finish) = match (outcome.is_success(), pause) {
             (true, _) => (DeliveryStatus::Succeeded, Finish::Delivered),
+            // Our own trouble uses up nothing of the schedule: the next attempt has the same number, and its row
+            // replaces this one.
+            (false, _) if ours => (
+                DeliveryStatus::Retrying,
+                Finish::Again(schedule::OWN_TROUBLE_PAUSE),
+            ),
             (false, Some(pause)) => (DeliveryStatus::Retrying, Finish::Retry(pause)),
             (false, None) => (DeliveryStatus::GivenUp, Finish::GivenUp),
         };
@@ -203,11 +233,11 @@ impl Actor {
                 metrics::given_up();
                 tracing::warn!(event = %id, endpoint = %config.id, attempts = job.number, error = outcome.error(), "gave a delivery up: its retry schedule is used up");
             }
-            Finish::Retry(_) | Finish::Unused(_) => {}
+            Finish::Retry(_) | Finish::Again(_) | Finish::Unused(_) => {}
         }
         tracing::debug!(event = %id, endpoint = %config.id, attempt = job.number, status = outcome.status, error = outcome.error(), "attempt");
         let next = match finish {
-            Finish::Retry(pause) => Some(at.wall.after(pause)),
+            Finish::Retry(pause) | Finish::Again(pause) => Some(at.wall.after(pause)),
             Finish::Delivered | Finish::GivenUp | Finish::Unused(_) => None,
         };
         let row = RowOf {
