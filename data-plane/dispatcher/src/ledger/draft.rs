@@ -70,9 +70,7 @@ impl Rule {
         match self {
             Self::Settled(before) => pending.undone > 0 && pending.read_at > before,
             Self::Attempted => {
-                pending.queued > 0
-                    && pending.queued == pending.members.len()
-                    && pending.delivered.is_empty()
+                pending.queued > 0 && pending.queued == pending.members.len() && pending.delivered.is_empty()
             }
         }
     }

@@ -610,7 +610,10 @@ fn endpoints_that_lag_never_stop_the_shared_run() {
     ledger.feed_shared(batch_for_all(count, 601), at(2000));
     let job = ledger.start(*healthy, at(2000).now, |_| true);
     assert_eq!(job.unwrap().event, stream(1).address(Seq::new(601), 0));
-    assert!(ledger.own_window() < limits::OWN_RUN_WINDOW, "they share what may be read ahead");
+    assert!(
+        ledger.own_window() < limits::OWN_RUN_WINDOW,
+        "they share what may be read ahead"
+    );
 }
 
 #[test]

@@ -186,8 +186,7 @@ impl Actor {
         if held.is_none_or(|until| until <= at.now) {
             tracing::warn!(event = %self.shard.sender.ids.event_id(job.event), endpoint = %job.endpoint.id, reason, "trouble of our own kept an attempt from being made; trying again");
         }
-        self.ledger
-            .hold(job.endpoint.id, schedule::OWN_TROUBLE_PAUSE, at);
+        self.ledger.hold(job.endpoint.id, schedule::OWN_TROUBLE_PAUSE, at);
     }
 
     /// Judges an exchange: health, schedule, row.
