@@ -83,7 +83,10 @@ fn hint(status: &Status, violations: &[String]) -> Option<String> {
             "webhooks go to public https servers; for development, `qrelay up --dangerous-allow-target 127.0.0.0/8`"
         }
         Code::Unauthenticated => "QRELAY_KEY (or --key-file) must hold a key that is not revoked or expired",
-        Code::PermissionDenied => "this needs the admin key, or a key with the role read_write",
+        Code::PermissionDenied if status.message().contains("admin key") => {
+            "set QRELAY_KEY (or --key-file) to the admin key"
+        }
+        Code::PermissionDenied => "this needs a key with the role read_write, or the admin key",
         Code::NotFound => "check the id; with the admin key, check --tenant too",
         Code::Aborted => "somebody else changed it: get it again and repeat with the new etag",
         Code::ResourceExhausted => {

@@ -175,7 +175,9 @@ pub(crate) async fn update(
         check_url(api, &given.url, &mut violations).await?;
     }
     violations.finish()?;
-    let enabling = paths.contains(&"status") && given.status() == v1::EndpointStatus::Active;
+    // A healthy endpoint that is active already has nothing to be enabled from: an unchanged row keeps its etag.
+    let wants_active = paths.contains(&"status") && given.status() == v1::EndpointStatus::Active;
+    let enabling = wants_active && health(api, &current).await?.consecutive_failures > 0;
     let row = rewrite(api, caller, (&tenant, current.id), &given.etag, |endpoint| {
         let mut ignored = Violations::default();
         paths

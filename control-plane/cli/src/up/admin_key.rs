@@ -77,6 +77,7 @@ pub(crate) fn obtain(
         // A damaged file is replaced, too.
         if !matches!(&kept, Ok(Some(kept)) if kept.hash() == key.hash()) {
             keep(&path, &key)?;
+            replaced(directory, matches!(kept, Ok(Some(_))))?;
         }
         return Ok(key);
     }
@@ -88,6 +89,18 @@ pub(crate) fn obtain(
     show(directory, &text, show_to)?;
     keep(&path, &key)?;
     Ok(key)
+}
+
+/// The given key is the admin key from now on: a key that was made before opens nothing, and its file goes.
+fn replaced(directory: &Path, another: bool) -> Result<(), AdminKeyError> {
+    if another {
+        tracing::warn!("the admin key was replaced by the given one; the old one opens nothing any more");
+    }
+    let path = directory.join(KEY_FILE);
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(AdminKeyError::File { path, source }),
+        _ => Ok(()),
+    }
 }
 
 fn kept(path: &Path) -> Result<Option<AdminKey>, AdminKeyError> {
