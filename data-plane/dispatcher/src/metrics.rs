@@ -15,6 +15,7 @@ const UNREADABLE: &str = "qrelay_log_unreadable_total";
 const CHECKPOINTS: &str = "qrelay_checkpoints_total";
 const LEASES: &str = "qrelay_leases_held";
 const DAMAGED: &str = "qrelay_checkpoint_damaged_total";
+const GONE: &str = "qrelay_deliveries_expired_ranges_total";
 const OVERSIZED: &str = "qrelay_checkpoint_oversized_total";
 const NOT_MADE: &str = "qrelay_delivery_attempts_not_made_total";
 
@@ -54,6 +55,10 @@ pub fn describe() {
         "Rows and chunks of checkpoints that cannot be read. Alert above 0."
     );
     describe_counter!(
+        GONE,
+        "Ranges of batches that retention took before a lagging endpoint was sent their events. Alert above 0."
+    );
+    describe_counter!(
         OVERSIZED,
         "Saves beyond their size, because thousands of writers wrote to one partition. Alert above 0."
     );
@@ -74,6 +79,10 @@ pub(crate) fn attempted(class: &'static str) {
 
 pub(crate) fn not_made() {
     counter!(NOT_MADE).increment(1);
+}
+
+pub(crate) fn gone() {
+    counter!(GONE).increment(1);
 }
 
 pub(crate) fn oversized_cursor() {

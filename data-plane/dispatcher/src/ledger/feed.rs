@@ -129,6 +129,13 @@ impl Ledger {
         if self.own.contains(&endpoint) {
             self.run_of(endpoint).read.advance(stream, through);
         }
+        let subscriber = self.subscribers.get_mut(&endpoint);
+        if let Some(own) = subscriber.and_then(|subscriber| subscriber.own.as_mut())
+            && own.run.read == self.shared.read
+        {
+            // What was counted and is gone is not ahead of it any more.
+            (own.behind, own.behind_since) = (0, None);
+        }
     }
 
     /// What an endpoint's own run should read next: the stream, after which batch, and through which. None when it

@@ -84,8 +84,8 @@ pub(super) enum Done {
 pub(super) enum OwnRead {
     /// Batches in order.
     Batches(Vec<SeenBatch>),
-    /// Nothing stands there; the next batch is after this one.
-    Nothing(Seq),
+    /// What stood from the first of these to the second is gone.
+    Gone(Seq, Seq),
 }
 
 /// Whether the owner is being stopped.
@@ -385,7 +385,10 @@ impl Actor {
                     .iter()
                     .for_each(|batch| self.ledger.feed_own(endpoint, batch, at));
             }
-            Ok(OwnRead::Nothing(through)) => self.ledger.skip_own(endpoint, stream, through),
+            Ok(OwnRead::Gone(first, through)) => {
+                self.give_up_gone(endpoint, stream, first, through);
+                self.ledger.skip_own(endpoint, stream, through);
+            }
             Err(error) => {
                 // The next look at lagging endpoints tries again.
                 tracing::warn!(partition = %self.partition, %endpoint, %error, "cannot read for a lagging endpoint; trying again");
@@ -454,8 +457,12 @@ async fn read_own(
             .into_iter()
             .filter(|row| row.seq.as_u64() <= through.as_u64());
         let batches: Vec<_> = rows.map(|row| super::reader::see_config(&row)).collect();
-        return Ok(if batches.is_empty() {
-            OwnRead::Nothing(through)
+        // Its numbers leave nothing out, so that what is missing was taken by retention.
+        let before = batches
+            .first()
+            .map_or(through, |first| Seq::new(first.seq.as_u64() - 1));
+        return Ok(if before > after {
+            OwnRead::Gone(after.next(), before)
         } else {
             OwnRead::Batches(batches)
         });
@@ -466,8 +473,7 @@ async fn read_own(
     if batches.is_empty() {
         let next = store.next_seq(stream.partition, stream.writer, after).await?;
         let before = next.map_or(through, |next| Seq::new(next.as_u64() - 1).min(through));
-        tracing::warn!(%stream, %after, %before, "batches that a lagging endpoint had not read are gone");
-        return Ok(OwnRead::Nothing(before));
+        return Ok(OwnRead::Gone(after.next(), before));
     }
     let seen = batches.iter().map(|batch| see(batch, PartitionId::TEST));
     Ok(OwnRead::Batches(seen.collect()))

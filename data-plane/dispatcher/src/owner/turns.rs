@@ -7,12 +7,18 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _};
-use qrelay_store::{id::EndpointId, limits::ATTEMPT_ROWS_WAITING_MAX, store::DeliveryStatus};
+use qrelay_store::{
+    event::EventType,
+    id::{EndpointId, Seq},
+    limits::ATTEMPT_ROWS_WAITING_MAX,
+    store::DeliveryStatus,
+};
 use tokio::time::Instant;
 
 use super::actor::{Actor, Done};
 use crate::{
     attempt::{Attempt, Made, Over, RowOf},
+    cursor::Stream,
     exchange::{Fault, Outcome},
     health::{self, Sign},
     ledger::sending::{Finish, Job},
@@ -285,5 +291,41 @@ impl Actor {
         };
         self.add_row(row.unsendable(reason));
         Finish::GivenUp
+    }
+
+    /// Batches left the log before a lagging endpoint read them. Nobody can tell any more which of their events were
+    /// its own, so one row in its delivery log stands for all of them, under the first batch's first event.
+    pub(super) fn give_up_gone(&mut self, endpoint: EndpointId, stream: Stream, first: Seq, through: Seq) {
+        let Some(subscriber) = self.ledger.subscriber(endpoint) else {
+            return;
+        };
+        let config = Arc::clone(&subscriber.config);
+        // The log has scans, the configuration stream the rest.
+        let carried = |kind: &&EventType| kind.as_str().starts_with("scan.") == (stream != Stream::CONFIG);
+        let wanted = EventType::ALL
+            .iter()
+            .filter(carried)
+            .find(|kind| config.subscribes(**kind));
+        let (Some(event_type), true) = (wanted, subscriber.own().is_some_and(|own| own.behind > 0)) else {
+            tracing::debug!(%endpoint, %stream, %first, %through, "batches are gone that had nothing for a lagging endpoint");
+            return;
+        };
+        metrics::gone();
+        tracing::warn!(%endpoint, %stream, %first, %through, "retention took batches before a lagging endpoint was sent their events");
+        let now = self.wall();
+        let row = RowOf {
+            endpoint: &config,
+            event: stream.address(first, 0),
+            event_type: *event_type,
+            number: 0,
+            first_at: now,
+            began: now,
+            status: DeliveryStatus::GivenUp,
+            next_attempt_at: None,
+        };
+        let reason = format!(
+            "retention: events of batches {first} to {through} were removed before they could be sent"
+        );
+        self.add_row(row.unsendable(&reason));
     }
 }

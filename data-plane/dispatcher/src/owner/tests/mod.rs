@@ -603,3 +603,48 @@ async fn a_kill_leaves_no_delivery_in_the_list_that_retries_for_ever() {
     .await;
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_retention_takes_from_a_paused_endpoint_stands_in_its_delivery_log() {
+    let mut world = World::new().await;
+    let (receiver, other) = (Receiver::ok().await, Receiver::ok().await);
+    let mut endpoint = world
+        .endpoint(&receiver, |endpoint| endpoint.intent = EndpointIntent::Paused)
+        .await;
+    world.endpoint(&other, |_| {}).await;
+    world.start();
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.extend(world.scan(2).await);
+        other.heard(&ids).await;
+    }
+    until("its backlog is told", async || {
+        let backlog = world.health(endpoint.id).await.backlog;
+        backlog.is_some_and(|backlog| backlog.events == 6)
+    })
+    .await;
+    world.stop().await;
+    world.expire_all().await;
+    world.start();
+    world
+        .edit(&mut endpoint, |endpoint| {
+            (endpoint.intent, endpoint.enabled_epoch) = (EndpointIntent::Active, 1);
+        })
+        .await;
+    let later = world.scan(1).await;
+    receiver.heard(&later).await;
+    until("what is gone is told", async || {
+        let rows = world.store.deliveries(endpoint.id, None, 10).await.unwrap();
+        rows.iter().any(|row| {
+            row.last.status == DeliveryStatus::GivenUp
+                && row.last.number == 0
+                && row.last.error.starts_with("retention")
+        })
+    })
+    .await;
+    until("nothing waits any more", async || {
+        world.health(endpoint.id).await.backlog.is_none()
+    })
+    .await;
+    world.stop().await;
+}

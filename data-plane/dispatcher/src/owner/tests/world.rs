@@ -54,6 +54,7 @@ impl SecretOpener for OneSecret {
 /// All that a test has.
 pub(super) struct World {
     pub(super) store: Arc<FaultStore>,
+    sqlite: Arc<SqliteStore>,
     pub(super) appender: Appender,
     pub(super) tenant: TenantId,
     code: CodeId,
@@ -71,8 +72,8 @@ impl World {
             partitions: 1,
             ..Options::default()
         };
-        let inner: SharedStore = SqliteStore::open(dir.path(), &options).unwrap();
-        let store = FaultStore::new(inner);
+        let sqlite = SqliteStore::open(dir.path(), &options).unwrap();
+        let store = FaultStore::new(Arc::clone(&sqlite) as SharedStore);
         let clock: SharedClock = Arc::new(SystemClock);
         let shared: SharedStore = Arc::clone(&store) as SharedStore;
         let appender = Appender::start(shared, &clock, "test", Duration::from_millis(50))
@@ -84,6 +85,7 @@ impl World {
             code: CodeId::random(),
             partition: PartitionId::new(0),
             store,
+            sqlite,
             clock,
             running: None,
             _dir: dir,
@@ -202,6 +204,11 @@ impl World {
         let resource = Resource::Endpoint(Box::new(endpoint.clone()));
         let expected = Expected::Version(endpoint.version - 1);
         self.change(resource, expected, None, SecretChange::Keep).await;
+    }
+
+    /// Retention takes all that is there.
+    pub(super) async fn expire_all(&self) {
+        self.sqlite.expire(Duration::ZERO).await.unwrap();
     }
 
     /// Renames the code, which makes an event.
