@@ -4,6 +4,14 @@
     clippy::unwrap_used,
     reason = "a test fails by panicking with the place where it did"
 )]
+#![allow(
+    clippy::print_stdout,
+    reason = "seeds and ledgers are printed, to be seen when a test fails"
+)]
+#![allow(
+    clippy::too_many_lines,
+    reason = "a contract is walked from its beginning to its end"
+)]
 
 mod architecture;
 mod clients;
