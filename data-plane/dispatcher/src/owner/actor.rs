@@ -132,6 +132,10 @@ pub(super) struct Actor {
     pub(super) saving: bool,
     pub(super) in_doubt: Option<Box<Plan>>,
     pub(super) save_at: Instant,
+    /// The last look found nothing to save; cleared by the next event.
+    pub(super) looked_in_vain: bool,
+    /// When the last save with something in it was sent.
+    pub(super) sent_at: Option<Instant>,
     /// The last look found nothing to save, and nothing happened since.
     pub(super) nothing_to_save: bool,
     // Commands.
@@ -182,6 +186,8 @@ impl Actor {
             saving: false,
             in_doubt: None,
             save_at: now,
+            looked_in_vain: false,
+            sent_at: None,
             nothing_to_save: false,
             commands_due: now,
             commands_polled: false,
@@ -285,7 +291,7 @@ impl Actor {
     }
 
     fn learn(&mut self, news: News) {
-        self.nothing_to_save = false;
+        self.save_soon();
         let at = self.shard.moment();
         match news {
             News::Config { endpoints, batch } => {

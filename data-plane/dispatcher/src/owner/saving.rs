@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use qrelay_store::{
     id::{EndpointId, EventAddress},
     limits::{ATTEMPT_ROWS_PER_BLOCK, CHUNK_DELIVERIES_MAX},
@@ -28,6 +29,10 @@ const HOLD: Duration = Duration::from_millis(100);
 const ROWS_LINGER: Duration = Duration::from_millis(20);
 /// A failed attempt's row waits at most this long for the save that keeps its delivery's id.
 const ID_WAIT: Duration = Duration::from_secs(2);
+/// What happens first after a quiet time is saved after so long: most receivers have answered by then.
+const SOON: Duration = Duration::from_millis(50);
+/// But not sooner than this after the save before, so that a trickle of events does not make a save of each.
+const BETWEEN_SAVES: Duration = Duration::from_millis(250);
 /// Pause after the store failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(250);
 
@@ -112,7 +117,7 @@ impl Actor {
 
     pub(super) fn end_recording(&mut self, result: Result<Vec<(EndpointId, EventAddress)>, Vec<AttemptRow>>) {
         self.recording = false;
-        self.nothing_to_save = false;
+        self.save_soon();
         match result {
             Ok(ended) => ended
                 .into_iter()
@@ -127,6 +132,18 @@ impl Actor {
     }
 
     // ---- Checkpoints ----
+
+    /// Something happened that a save may have to hold. The first after a quiet time is saved soon, not a whole period
+    /// after a look that found nothing: a crash until then repeats it.
+    pub(super) fn save_soon(&mut self) {
+        self.nothing_to_save = false;
+        if !std::mem::take(&mut self.looked_in_vain) {
+            return;
+        }
+        let soon = Instant::now() + SOON;
+        let at = self.sent_at.map_or(soon, |sent| soon.max(sent + BETWEEN_SAVES));
+        self.save_at = self.save_at.min(at);
+    }
 
     /// When a save is due, if none is under way.
     pub(super) fn next_save(&self) -> Instant {
@@ -159,8 +176,10 @@ impl Actor {
             };
             let plan = self.ledger.plan(now, hold);
             self.nothing_to_save = plan.is_none();
+            self.looked_in_vain = plan.is_none();
             self.save_at = now + self.shard.config.checkpoint_period;
             if let Some(plan) = plan {
+                self.sent_at = Some(now);
                 self.send(now, Some(Box::new(plan)));
                 return;
             }
@@ -183,10 +202,12 @@ impl Actor {
             .map(|chunk| (chunk.name, chunk.body.clone()))
             .collect();
         self.work.spawn(async move {
-            for (name, body) in chunks {
-                if let Err(error) = store.put_chunk(partition, &name.to_string(), body).await {
-                    return Done::Saved(sending, plan, Answer::NotSent(error));
-                }
+            let writes = chunks.into_iter().map(|(name, body)| {
+                let store = &store;
+                async move { store.put_chunk(partition, &name.to_string(), body).await }
+            });
+            if let Err(error) = try_join_all(writes).await {
+                return Done::Saved(sending, plan, Answer::NotSent(error));
             }
             let answer = store
                 .save(partition, sending.expected, sending.beat, &delta)

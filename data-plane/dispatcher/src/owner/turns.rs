@@ -168,7 +168,7 @@ impl Actor {
     }
 
     pub(super) fn end_attempt(&mut self, job: Job, over: Over) {
-        self.nothing_to_save = false;
+        self.save_soon();
         let finish = match &over.made {
             Made::Exchange(outcome) => self.exchanged(&job, &over, outcome),
             Made::NotMade(reason) => {
