@@ -642,3 +642,67 @@ fn an_own_run_does_not_read_again_what_it_sent_of_a_batch() {
     let first = world.attempts;
     assert_eq!(first, world.delivered.len(), "nothing is repeated");
 }
+
+#[test]
+fn setting_an_endpoint_active_lifts_what_its_receiver_asked_for() {
+    let mut world = World::new();
+    let id = EndpointId::from_bytes([1; 10]);
+    world.step(&Op::Append { writer: 1, count: 1 });
+    world.step(&Op::ReadShared);
+    world.ledger.hold(id, Duration::from_secs(3600), world.at());
+    assert!(world.ledger.start(id, world.at().now, |_| true).is_none());
+    // Any other edit leaves it.
+    world.step(&Op::Resume(1));
+    assert!(world.ledger.start(id, world.at().now, |_| true).is_none());
+    world.endpoints.get_mut(&id).unwrap().enabled_epoch += 1;
+    world.step(&Op::Resume(1));
+    assert!(world.ledger.start(id, world.at().now, |_| true).is_some());
+}
+
+#[test]
+fn trouble_of_our_own_uses_up_no_attempt_and_keeps_the_id() {
+    let mut world = World::new();
+    let id = EndpointId::from_bytes([1; 10]);
+    world.step(&Op::Append { writer: 1, count: 1 });
+    world.step(&Op::ReadShared);
+    let job = world.ledger.start(id, world.at().now, |_| true).unwrap();
+    let (at, began) = (world.at(), world.at().wall);
+    let again = Finish::Again(Duration::from_millis(10));
+    world.ledger.finish(id, job.event, began, again, at);
+    world.step(&Op::Wait(20));
+    let job = world.ledger.start(id, world.at().now, |_| true).unwrap();
+    assert_eq!((job.number, job.first_at), (1, Some(began)));
+}
+
+#[test]
+fn an_own_run_whose_row_cannot_be_read_starts_from_the_beginning() {
+    let mut world = World::new();
+    let id = EndpointId::from_bytes([1; 10]);
+    world.step(&Op::Pause(1));
+    world.step(&Op::Settle);
+    world.step(&Op::Append { writer: 1, count: 2 });
+    world.step(&Op::ReadShared);
+    world.plan(Duration::ZERO);
+    world.step(&Op::Save(Applied::Yes));
+    let key = crate::checkpoint::RunName::Own(id).key();
+    assert!(
+        world.rows.contains_key(&key),
+        "it has no row: the test tests nothing"
+    );
+    let mut rows = world.rows.clone();
+    rows.insert(key.clone(), "{".to_owned());
+    rows.retain(|key, _| key.kind != RowKind::Chunk);
+    let loaded = Loaded {
+        rows,
+        chunks: Vec::new(),
+        endpoints: world.endpoints.values().cloned().map(Arc::new).collect(),
+    };
+    let (ledger, damage) = Ledger::load(PartitionId::new(0), 9, loaded, world.at());
+    assert_eq!(damage.rows, [key]);
+    assert!(
+        ledger.has_own_run(id),
+        "the shared run would pass over what is owed"
+    );
+    let own = ledger.subscriber(id).unwrap().own().unwrap();
+    assert_eq!(own.run.read.at(stream(1)), Seq::ZERO);
+}
