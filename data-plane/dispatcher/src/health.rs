@@ -12,9 +12,9 @@ use qrelay_store::{
     model::Endpoint,
 };
 
-/// Failed attempts in a row that degrade an endpoint (DESIGN §7).
+/// Failed attempts in a row that degrade an endpoint.
 pub const FAILURES_TO_DEGRADE: u64 = 5;
-/// How long nothing but failures is endured before an endpoint is disabled (DESIGN §7).
+/// How long nothing but failures is endured before an endpoint is disabled.
 pub const FAILING_TO_DISABLE: Duration = Duration::from_secs(24 * 3600);
 
 /// What an attempt says about the endpoint's health.

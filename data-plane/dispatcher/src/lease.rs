@@ -14,9 +14,9 @@ use qrelay_store::{
 };
 use tokio::time::Instant;
 
-/// A lease whose (epoch, beat) did not move for so long is anybody's (DESIGN §6).
+/// A lease whose (epoch, beat) did not move for so long is anybody's.
 pub const DEAD_AFTER: Duration = Duration::from_secs(12);
-/// A lease that was given back is anybody's after so long (DESIGN §6).
+/// A lease that was given back is anybody's after so long.
 pub const FREE_AFTER: Duration = Duration::from_secs(5);
 /// The holder moves its beat at least this often.
 pub const RENEW_PERIOD: Duration = Duration::from_secs(3);

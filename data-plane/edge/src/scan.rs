@@ -1,6 +1,6 @@
 //! What is kept of a scan: the record, with everything left out that privacy forbids.
 //!
-//! It neither answers nor appends. Invariants (DESIGN §8): the client's address is never in a record, at most its
+//! It neither answers nor appends. Invariants: the client's address is never in a record, at most its
 //! network, and only if the tenant says so; a referer has neither query nor fragment; a request with `Sec-GPC: 1`
 //! keeps country and device type only; every text is cut at its limit.
 

@@ -11,7 +11,7 @@ use http::{HeaderMap, Uri, Version, header};
 /// The longest host with port, bytes: 253 of a DNS name (RFC 1035), a colon and five digits.
 const HOST_BYTES_MAX: usize = 259;
 
-/// The longest short id, bytes (DESIGN §8).
+/// The longest short id, bytes.
 pub(crate) const SHORT_ID_BYTES_MAX: usize = 64;
 
 /// What a path stands for.

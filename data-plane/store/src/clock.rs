@@ -1,6 +1,6 @@
 //! Wall time, and the one way it enters the program.
 //!
-//! Promises never rest on wall time (DESIGN: no clock is trusted); it stamps records and reads retention.
+//! Promises never rest on wall time (no clock is trusted); it stamps records and reads retention.
 //! Monotonic time is `tokio::time::Instant` everywhere.
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};

@@ -21,7 +21,7 @@ pub const APPEND_BACKLOG_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const APPEND_BUDGET: Duration = Duration::from_secs(2);
 /// Pause between attempts to append a sealed batch that failed.
 pub const APPEND_RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// A writer's beat moves at least this often (DESIGN §5).
+/// A writer's beat moves at least this often.
 pub const BEAT_PERIOD: Duration = Duration::from_secs(3);
 /// A writer whose beat has not moved for so long is silent: its tail is read past its head.
 pub const WRITER_SILENT_AFTER: Duration = Duration::from_secs(15);
@@ -102,7 +102,7 @@ pub const SECRETS_PER_ENDPOINT_MAX: usize = 2;
 
 // ---- Delivery ----
 
-/// Deliveries waiting for an outcome, per endpoint; beyond it the endpoint lags (DESIGN §6).
+/// Deliveries waiting for an outcome, per endpoint; beyond it the endpoint lags.
 pub const OUTSTANDING_PER_ENDPOINT_MAX: usize = 100_000;
 /// The same per partition.
 pub const OUTSTANDING_PER_PARTITION_MAX: usize = 200_000;

@@ -5,7 +5,7 @@
 //! [`PartitionReader::read`] reads up to there and no further. Whoever matches events MUST read the configuration
 //! log's tail after `refresh` returned and before it matches what `read` brings.
 //!
-//! Rules (DESIGN §5): a hinted or published head may be read up to. A missing batch at or below a head stops that
+//! Rules: a hinted or published head may be read up to. A missing batch at or below a head stops that
 //! writer and is looked for again; after [`limits::GAP_AFTER`] it is reported as one [`Item::Gap`] up to the next
 //! batch that exists. (On an exclusive store a missing beginning is retention's work, and reported at once: what was
 //! acknowledged there is seen at once.) A writer whose beat stands still for [`limits::WRITER_SILENT_AFTER`], on this reader's own

@@ -33,7 +33,7 @@ use super::{
     role::Role,
 };
 
-/// How often changed heads are published (DESIGN §5).
+/// How often changed heads are published.
 const HEADS_PERIOD: Duration = Duration::from_millis(50);
 /// Connections that wait to be accepted at most: as many as most systems allow without tuning.
 const LISTEN_BACKLOG: u32 = 4096;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{Ledger, Own, Subscriber};
 use crate::{cursor::Stream, run::Run, usage::UsageDelta};
 
-/// A fresh delivery that waited so long for its turn makes its endpoint leave the shared run (DESIGN §6).
+/// A fresh delivery that waited so long for its turn makes its endpoint leave the shared run.
 pub const LAG_AFTER: Duration = Duration::from_secs(1);
 /// An endpoint whose oldest fresh delivery waits less than this may rejoin: half, so that it does not come and go.
 pub const REJOIN_BELOW: Duration = Duration::from_millis(500);

@@ -1,6 +1,6 @@
 //! Reads a partition and the configuration log for the shared run.
 //!
-//! One task per owned partition. Its rounds keep the rule of DESIGN §5: learn heads, then read the configuration
+//! One task per owned partition. Its rounds keep the order that loses no event: learn heads, then read the configuration
 //! log's tail, then read up to those heads and no further. What it finds goes to the owner in this order through one
 //! bounded channel, so the owner has applied every change that was announced before a head was learned by the time it
 //! matches what that head covers. When the owner cannot take more, the reader waits.

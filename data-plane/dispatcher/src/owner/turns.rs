@@ -27,7 +27,7 @@ use crate::{
     schedule,
 };
 
-/// Requests a second to an endpoint that never answered 2xx, or fails (DESIGN §7).
+/// Requests a second to an endpoint that never answered 2xx, or fails.
 const PROBATION_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("invariant: ten is not zero");
 
 /// Paces an endpoint on probation.

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::Shared;
 
-/// Half of the second within which a change must show (DESIGN §8).
+/// Half of the second within which a change must show.
 const POLL_PERIOD: Duration = Duration::from_millis(500);
 
 /// Rows read at a time, of up to 256 changes each.

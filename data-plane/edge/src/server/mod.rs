@@ -32,7 +32,7 @@ use crate::pages::Body;
 use crate::proxy_protocol;
 use crate::redirect::Redirector;
 
-/// A request's head, bytes (DESIGN §8). More is answered 431.
+/// A request's head, bytes. More is answered 431.
 pub(crate) const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// Pause after a failed accept: out of file descriptors, most often.
