@@ -41,20 +41,19 @@ impl Setup {
     pub fn new(binary: impl Into<PathBuf>, data_dir: &Path) -> Self {
         let [a, b] = rand::random::<[u8; 2]>();
         let ip = IpAddr::V4(Ipv4Addr::new(127, 77, a, b.clamp(1, 254)));
-        let free = || {
-            std::net::TcpListener::bind((ip, 0))
-                .unwrap()
-                .local_addr()
-                .unwrap()
-        };
+        // All three at once: a port that is given back may be given out again.
+        let listeners = [(); 3].map(|()| std::net::TcpListener::bind((ip, 0)).unwrap());
+        let [edge, api, ops] = listeners
+            .each_ref()
+            .map(|listener| listener.local_addr().unwrap());
         Self {
             binary: binary.into(),
             wrapper: Vec::new(),
             data_dir: data_dir.to_owned(),
             flags: vec!["--dangerous-allow-target".into(), "127.0.0.0/8".into()],
-            edge: free(),
-            api: free(),
-            ops: free(),
+            edge,
+            api,
+            ops,
         }
     }
 
