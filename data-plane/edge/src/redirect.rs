@@ -86,6 +86,11 @@ impl Redirector {
             },
             Err(page) => page,
         };
+        self.refuse(page)
+    }
+
+    /// Answers with a page.
+    pub(crate) fn refuse(&self, page: Page) -> Response<Body> {
         self.measures.page(page);
         page.response()
     }

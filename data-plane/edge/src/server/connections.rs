@@ -92,6 +92,10 @@ pub(crate) struct Connection {
     /// Since when it has been in its phase.
     since_ms: AtomicU64,
     unread_body: AtomicBool,
+    /// Requests whose heads were given to the service.
+    requests: AtomicU64,
+    /// Which of them, from 0, declares two lengths: the first one that does. [`NEVER`] while none has.
+    conflicting: AtomicU64,
     order: AtomicU8,
     ordered: Notify,
     clock: Arc<SweepClock>,
@@ -131,6 +135,8 @@ impl Connection {
             write_deadline_ms: AtomicU64::new(NEVER),
             since_ms: AtomicU64::new(clock.now_ms()),
             unread_body: AtomicBool::new(false),
+            requests: AtomicU64::new(0),
+            conflicting: AtomicU64::new(NEVER),
             order: AtomicU8::new(Order::None as u8),
             ordered: Notify::new(),
             clock,
@@ -154,12 +160,19 @@ impl Connection {
         }
     }
 
-    /// A whole head is there. The handler bounds its own time.
-    pub(crate) fn on_request(&self, has_body: bool) {
+    /// The head at this place among the connection's, from 0, declares two lengths.
+    pub(crate) fn on_conflicting_lengths(&self, place: u64) {
+        self.conflicting.fetch_min(place, Ordering::Relaxed);
+    }
+
+    /// A whole head is there. The handler bounds its own time. Returns whether it declares two lengths.
+    pub(crate) fn on_request(&self, has_body: bool) -> bool {
         self.enter(Phase::Answering, NEVER);
         if has_body {
             self.unread_body.store(true, Ordering::Relaxed);
         }
+        let place = self.requests.fetch_add(1, Ordering::Relaxed);
+        place == self.conflicting.load(Ordering::Relaxed)
     }
 
     /// The client does not take what we write.

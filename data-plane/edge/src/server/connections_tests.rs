@@ -44,7 +44,7 @@ async fn a_head_must_end_in_time_however_its_bytes_trickle() {
 async fn an_answer_has_no_deadline_here_and_an_idle_connection_a_long_one() {
     let table = Arc::new(connections(10));
     let place = table.admit(address("192.0.2.1")).unwrap();
-    place.connection().on_request(false);
+    assert!(!place.connection().on_request(false));
     pass(&table, Duration::from_secs(600)).await;
     assert!(!is_cut(&place));
     place.connection().on_flushed();
@@ -58,7 +58,7 @@ async fn an_answer_has_no_deadline_here_and_an_idle_connection_a_long_one() {
 async fn a_slow_reader_is_cut_though_it_takes_a_little_each_second() {
     let table = Arc::new(connections(10));
     let place = table.admit(address("192.0.2.1")).unwrap();
-    place.connection().on_request(false);
+    assert!(!place.connection().on_request(false));
     for _ in 0..6 {
         place.connection().on_write_blocked();
         assert!(!is_cut(&place));

@@ -6,6 +6,7 @@
 //! lives in the tracker; a request with a body is answered without reading it, and ends its connection.
 
 mod connections;
+mod framing;
 mod stream;
 
 use std::convert::Infallible;
@@ -28,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use self::connections::{Connection, Order, Place};
 pub(crate) use self::connections::{ConnectionTimes, Connections};
 use self::stream::ClientStream;
-use crate::pages::Body;
+use crate::pages::{Body, Page};
 use crate::proxy_protocol;
 use crate::redirect::Redirector;
 
@@ -180,9 +181,12 @@ impl Server {
     ) -> Result<Response<Body>, Infallible> {
         let (head, body) = request.into_parts();
         let has_body = !body.is_end_stream();
-        connection.on_request(has_body);
-        let mut response = self.redirector.answer(&head, client).await;
-        if has_body || head.method == Method::CONNECT {
+        let has_two_lengths = connection.on_request(has_body);
+        let mut response = match has_two_lengths {
+            true => self.redirector.refuse(Page::BadRequest),
+            false => self.redirector.answer(&head, client).await,
+        };
+        if has_two_lengths || has_body || head.method == Method::CONNECT {
             response
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -10,11 +10,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::connections::Connection;
+use super::framing::FramingWatch;
 
 /// What is read after our last byte, bytes.
 const DISCARDED_BYTES_MAX: usize = 64 * 1024;
@@ -25,6 +26,7 @@ pub(crate) struct ClientStream {
     tcp: TcpStream,
     ahead: Bytes,
     connection: Arc<Connection>,
+    framing: FramingWatch,
     written_since_flush: bool,
     /// How many bytes may still be discarded, once we have said goodbye.
     discard_bytes: Option<usize>,
@@ -37,8 +39,16 @@ impl ClientStream {
             tcp,
             ahead,
             connection,
+            framing: FramingWatch::default(),
             written_since_flush: false,
             discard_bytes: None,
+        }
+    }
+
+    fn on_read(&mut self, bytes: &[u8]) {
+        self.connection.on_bytes_read();
+        if let Some(place) = self.framing.see(bytes) {
+            self.connection.on_conflicting_lengths(place);
         }
     }
 
@@ -78,15 +88,15 @@ impl AsyncRead for ClientStream {
     ) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {
             let take = self.ahead.len().min(buffer.remaining());
-            buffer.put_slice(&self.ahead[..take]);
-            self.ahead.advance(take);
-            self.connection.on_bytes_read();
+            let bytes = self.ahead.split_to(take);
+            buffer.put_slice(&bytes);
+            self.on_read(&bytes);
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.tcp).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
-            self.connection.on_bytes_read();
+            self.on_read(&buffer.filled()[before..]);
         }
         Poll::Ready(Ok(()))
     }
