@@ -11,7 +11,7 @@ use qrelay_store::{
     checkpoint::{EndpointHealth, RowKey},
     id::{EndpointId, SecretId},
     limits,
-    model::{Endpoint, EndpointIntent, Resource, ResourceId, SecretRow, Tenant, partition_of},
+    model::{Endpoint, EndpointIntent, Resource, ResourceId, SecretRow, Signature, Tenant, partition_of},
     seal::Purpose,
     store::{ChangeError, Changed, Page, PageKey, SecretChange},
     target::{ResolveError, TargetError},
@@ -320,6 +320,8 @@ fn blank(api: &Api, tenant: &Tenant) -> Endpoint {
         created_at: now,
         updated_at: now,
         version: 1,
+        signature: Signature::default(),
+        public_key: None,
     }
 }
 

@@ -4,7 +4,7 @@ use qrelay_store::{
     Timestamp,
     event::EventType,
     id::{EndpointId, PartitionId, TenantId},
-    model::{Endpoint, EndpointIntent, EventPattern},
+    model::{Endpoint, EndpointIntent, EventPattern, Signature},
 };
 
 /// The tenant of all fixtures.
@@ -29,5 +29,7 @@ pub(crate) fn endpoint(number: u8) -> Endpoint {
         created_at: Timestamp::EPOCH,
         updated_at: Timestamp::EPOCH,
         version: 1,
+        signature: Signature::default(),
+        public_key: None,
     }
 }

@@ -99,6 +99,8 @@ pub const PAGE_SIZE_DEFAULT: u32 = 50;
 pub const PAGE_SIZE_MAX: u32 = 500;
 /// Live secrets of an endpoint: the current one and one that is being rotated out.
 pub const SECRETS_PER_ENDPOINT_MAX: usize = 2;
+/// A header's name that a caller chooses: longer ones are refused by some servers.
+pub const HEADER_NAME_BYTES_MAX: usize = 64;
 
 // ---- Delivery ----
 

@@ -12,7 +12,7 @@ use crate::{
     },
     model::{
         ApiKey, Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, Host, IpPrivacy,
-        KeyRole, Resource, SecretRow, ShortLink, Tenant, TenantStatus,
+        KeyRole, Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
     },
     store::{
         AttemptRow, Batch, Change, Command, CommandKind, DeliveryStatus, Expected, Fence, Heads, Lease,
@@ -146,6 +146,8 @@ pub fn endpoint(tenant: TenantId) -> Endpoint {
         created_at: at(0),
         updated_at: at(0),
         version: 1,
+        signature: Signature::default(),
+        public_key: None,
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
     clock::Timestamp,
     event::EventType,
     id::{EndpointId, PartitionId, SecretId, TenantId},
+    model::Signature,
 };
 
 /// A webhook subscription. What its owner finds out (health, backlog) is in the checkpoint, not here.
@@ -41,6 +42,12 @@ pub struct Endpoint {
     pub updated_at: Timestamp,
     /// Counts the changes, from 1.
     pub version: u64,
+    /// How deliveries are signed.
+    #[serde(default)]
+    pub signature: Signature,
+    /// `whpk_…` of the newest secret, for a scheme with a public key.
+    #[serde(default)]
+    pub public_key: Option<String>,
 }
 
 impl Endpoint {
@@ -159,6 +166,20 @@ pub struct SecretRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::SignatureScheme;
+
+    #[test]
+    fn a_row_from_before_the_settings_reads_with_their_defaults() {
+        let row = serde_json::json!({
+            "id": EndpointId::random(), "tenant": TenantId::random(), "home": 0, "url": "https://a.example/",
+            "description": "", "events": ["*"], "intent": "active", "retry_schedule_ms": [0],
+            "max_concurrency": 16, "enabled_epoch": 0, "deleted": false, "created_at": 0, "updated_at": 0,
+            "version": 1,
+        });
+        let row: Endpoint = serde_json::from_value(row).unwrap();
+        assert_eq!(row.signature.scheme, SignatureScheme::Standard);
+        assert_eq!(row.public_key, None);
+    }
 
     #[test]
     fn patterns_cover_exact_names_families_and_everything() {

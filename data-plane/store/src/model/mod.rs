@@ -5,11 +5,13 @@
 mod code;
 mod endpoint;
 mod key;
+mod signature;
 mod tenant;
 
 pub use code::{Code, CodeStatus, Host, ShortLink};
 pub use endpoint::{Endpoint, EndpointIntent, EventPattern, SecretRow, UnknownEvent};
 pub use key::{ApiKey, KeyRole};
+pub use signature::{Signature, SignatureScheme, refused_name};
 pub use tenant::{Durability, IpPrivacy, Tenant, TenantStatus, partition_of};
 
 use serde::{Deserialize, Serialize};

@@ -16,7 +16,7 @@ use qrelay_store::{
     id::{CodeId, EndpointId, EventAddress, PartitionId, SecretId, TenantId},
     model::{
         Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, Host, IpPrivacy, Resource,
-        SecretRow, ShortLink, Tenant, TenantStatus,
+        SecretRow, ShortLink, Signature, Tenant, TenantStatus,
     },
     record::{Classification, Record, ScanRecord},
     sqlite::{Options, SqliteStore},
@@ -182,6 +182,8 @@ impl World {
             created_at: now,
             updated_at: now,
             version: 1,
+            signature: Signature::default(),
+            public_key: None,
         };
         edit(&mut endpoint);
         let secret = SecretRow {
