@@ -34,6 +34,11 @@ pub struct Config {
     /// Fields that never enter an update mask made from a PATCH body. `etag` by default: it is a precondition
     /// (AIP-154), never a change.
     pub mask_ignored: Vec<String>,
+    /// Fields (full names: `package.Message.field`) that are shown only where their message is the whole answer: in
+    /// a list of such messages they are left out, since an empty list there would not mean that there is none.
+    pub detail_fields: Vec<String>,
+    /// What whole numbers in the URL are told to be where they are none, in place of their type's range.
+    pub ranges: Vec<FieldRange>,
     /// Header that OpenAPI shows as the second way to authenticate, beside `Authorization: Bearer`.
     pub api_key_header: Option<String>,
     /// Title page of the OpenAPI document.
@@ -67,6 +72,8 @@ impl Default for Config {
             ],
             query_beside_body: vec!["tenant_id".to_owned(), "request_id".to_owned()],
             mask_ignored: vec!["etag".to_owned()],
+            detail_fields: Vec::new(),
+            ranges: Vec::new(),
             api_key_header: Some("X-API-Key".to_owned()),
             openapi: OpenApiInfo::default(),
         }
@@ -89,11 +96,23 @@ pub struct HeaderField {
 /// What happens when a header and the query (or body) give one field different values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeaderConflict {
-    /// 400. An empty header is 400, too: a client that sends an empty idempotency key believes itself safe.
+    /// Refused with 400, as is an empty header or query parameter: a client that sends an empty idempotency
+    /// key believes itself safe.
     Refuse,
     /// The header is used: a browser that reconnects repeats its URL and adds a newer `Last-Event-ID`.
     /// An empty header counts as absent.
     HeaderWins,
+}
+
+/// What a whole number must be, as its handler judges it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldRange {
+    /// The field's proto name, in any request.
+    pub field: String,
+    /// The least value.
+    pub least: i64,
+    /// The greatest value.
+    pub most: i64,
 }
 
 /// The `info` object of the OpenAPI document.

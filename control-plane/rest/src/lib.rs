@@ -35,7 +35,7 @@ mod status;
 mod testing;
 mod uri;
 
-pub use config::{Config, HeaderConflict, HeaderField, OpenApiInfo};
+pub use config::{Config, FieldRange, HeaderConflict, HeaderField, OpenApiInfo};
 pub use error::{BuildError, RequestError, Violation};
 pub use request::ParsedRequest;
 pub use response::{error_response, panic_response};

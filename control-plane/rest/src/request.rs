@@ -117,7 +117,11 @@ impl Filling<'_> {
             true => Map::new(),
             false => match json::parse_strict(bytes, self.config.depth_max)? {
                 Json::Object(object) => object,
-                _ => return Err(RequestError::Syntax("it must be an object".to_owned())),
+                other => {
+                    let given = format!("must be a JSON object, not {}", name_of(&other));
+                    self.decoder.violations.add("body", given);
+                    return Ok(Map::new());
+                }
             },
         };
         match &self.route.body {
@@ -162,8 +166,18 @@ impl Filling<'_> {
                     .add(name, "the query parameter is given twice");
                 continue;
             }
+            if text.is_empty() && self.refuses_empty(name) {
+                self.decoder.violations.add(name, "must not be empty");
+                continue;
+            }
             self.text(name, text);
         }
+    }
+
+    /// Whether an empty value is a mistake, as it is in the header that stands for the same field.
+    fn refuses_empty(&self, name: &str) -> bool {
+        let mut rules = self.config.header_fields.iter();
+        rules.any(|rule| rule.field == name && rule.conflict == HeaderConflict::Refuse)
     }
 
     fn header(&mut self, rule: &HeaderField, headers: &HeaderMap) {
@@ -199,7 +213,9 @@ impl Filling<'_> {
         };
         let value = match field.kind() {
             Kind::Message(descriptor) => json::text_to_message(&descriptor, text).map(Value::Message),
-            kind => json::scalar_from_text(&kind, text),
+            kind => {
+                json::scalar_from_text(&kind, text).map_err(|reason| self.range_of(path).unwrap_or(reason))
+            }
         };
         let holder = holder_mut(&mut self.message, path);
         match value {
@@ -216,6 +232,15 @@ impl Filling<'_> {
             }
             Ok(value) => holder.set_field(&field, value),
         }
+    }
+
+    /// What a number must be, where more is known than its type's range.
+    fn range_of(&self, path: &str) -> Option<String> {
+        let range = self.config.ranges.iter().find(|range| range.field == path)?;
+        Some(format!(
+            "must be a whole number from {} to {}",
+            range.least, range.most
+        ))
     }
 
     /// A PATCH whose body is the resource changes the fields present, unless the query names them.
@@ -241,6 +266,18 @@ impl Filling<'_> {
             Value::List(paths.into_iter().map(Value::String).collect()),
         );
         self.message.set_field(&field, Value::Message(value));
+    }
+}
+
+/// What a JSON value is called.
+fn name_of(json: &Json) -> &'static str {
+    match json {
+        Json::Null => "null",
+        Json::Bool(_) => "true or false",
+        Json::Number(_) => "a number",
+        Json::String(_) => "a string",
+        Json::Array(_) => "a list",
+        Json::Object(_) => "an object",
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header, request::Parts};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use prost_reflect::{DynamicMessage, MethodDescriptor};
+use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, MethodDescriptor};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
@@ -255,12 +255,30 @@ impl Inner {
             .and_then(|message| json::message_to_json(&message).map_err(|error| error.to_string()));
         Ok(match answer {
             Err(reason) => response::broken_answer(&self.schema, rpc.full_name(), reason),
-            Ok(json) => {
+            Ok(mut json) => {
+                leave_out_details(&rpc.output(), &self.config.detail_fields, &mut json);
                 let mut response = response::json_response(StatusCode::OK, &json);
                 response.headers_mut().extend(headers);
                 response
             }
         })
+    }
+}
+
+/// Leaves fields that are shown only in an answer of their own out of an answer's lists.
+fn leave_out_details(output: &MessageDescriptor, details: &[String], json: &mut Value) {
+    for list in output.fields().filter(FieldDescriptor::is_list) {
+        let kind = list.kind();
+        let Some(item) = kind.as_message() else { continue };
+        let hidden = item
+            .fields()
+            .filter(|field| details.iter().any(|name| name == field.full_name()));
+        for field in hidden {
+            let rows = json.get_mut(list.name()).and_then(Value::as_array_mut);
+            for row in rows.into_iter().flatten().filter_map(Value::as_object_mut) {
+                row.shift_remove(field.name());
+            }
+        }
     }
 }
 

@@ -124,6 +124,9 @@ fn schedule(given: &[prost_types::Duration], violations: &mut Violations) -> Vec
             _ => (limits::RETRY_PAUSE_MIN, "must be 1s to 86400s"),
         };
         match wire::to_duration(pause) {
+            Some(pause) if pause.subsec_nanos() % 1_000_000 != 0 => {
+                violations.add(format!("retry_schedule[{at}]"), "must be whole milliseconds")
+            }
             Some(pause) if pause >= min && pause <= limits::RETRY_PAUSE_MAX => {
                 pauses.push(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
             }
@@ -229,6 +232,11 @@ mod tests {
             nanos: 500_000_000,
         };
         assert!(violations_of(|v| drop(schedule(&[half, half], v))).starts_with("retry_schedule[1]"));
+        let pauses = |nanos| [prost_types::Duration { seconds: 1, nanos }];
+        let judged = |nanos| violations_of(|v| drop(schedule(&pauses(nanos), v)));
+        assert_eq!(judged(500_001), "retry_schedule[0] must be whole milliseconds");
+        assert_eq!(judged(1), "retry_schedule[0] must be whole milliseconds");
+        assert_eq!(schedule(&pauses(1_000_000), &mut Violations::default()), [1001]);
         assert_eq!(schedule(&[], &mut Violations::default()), default_schedule_ms());
     }
 

@@ -67,7 +67,13 @@ impl Tokens {
         }
         let position = self.read(bound, token);
         if position.is_none() {
-            violations.add(field, "is not a token that this list gave out");
+            let rule = match field {
+                "resume_token" => {
+                    "is not a token that this stream gave out for the same tenant and filters (over REST also the header Last-Event-ID)"
+                }
+                _ => "is not a token that this list gave out for the same tenant and filters",
+            };
+            violations.add(field, rule);
         }
         position
     }
@@ -89,7 +95,10 @@ pub(crate) fn size(page_size: i32, violations: &mut Violations) -> usize {
         Ok(0) => default,
         Ok(size) if size <= limits::PAGE_SIZE_MAX => usize::try_from(size).unwrap_or(default),
         _ => {
-            violations.add("page_size", format!("must be 0 to {}", limits::PAGE_SIZE_MAX));
+            violations.add(
+                "page_size",
+                format!("must be a whole number from 1 to {}", limits::PAGE_SIZE_MAX),
+            );
             default
         }
     }

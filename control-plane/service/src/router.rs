@@ -10,7 +10,7 @@ use qrelay_proto::{
         event_service_server::EventServiceServer, tenant_service_server::TenantServiceServer,
     },
 };
-use qrelay_rest::{OpenApiInfo, Transcoder};
+use qrelay_rest::{FieldRange, OpenApiInfo, Transcoder};
 use qrelay_store::limits;
 use tonic::service::Routes;
 
@@ -83,6 +83,12 @@ fn rest_config() -> qrelay_rest::Config {
             version: "1".to_owned(),
             description: "Dynamic QR codes: scans in, signed webhooks out.".to_owned(),
         },
+        detail_fields: vec!["qrelay.v1.Delivery.attempt_log".to_owned()],
+        ranges: vec![FieldRange {
+            field: "page_size".to_owned(),
+            least: 1,
+            most: limits::PAGE_SIZE_MAX.into(),
+        }],
         ..qrelay_rest::Config::default()
     }
 }

@@ -278,6 +278,7 @@ fn an_idempotency_key_must_be_one_and_the_same_everywhere() {
             &[("idempotency-key", "")],
             "idempotency-key: must not be empty",
         ),
+        ("/v1/codes?request_id=", &[], "request_id: must not be empty"),
         (
             "/v1/codes",
             &[("idempotency-key", "a"), ("idempotency-key", "b")],
@@ -329,7 +330,22 @@ fn a_body_must_be_a_json_object_in_utf8_where_one_is_taken() {
     let compressed = post(&[("content-encoding", "gzip")], "{}");
     assert!(matches!(compressed, Err(RequestError::MediaType(_))));
     assert_eq!(post(&[("content-type", "text/plain")], ""), Ok(json!({})));
-    for body in ["[]", "null", "1", "{", "{} {}", " "] {
+    for (body, given) in [
+        ("[]", "a list"),
+        ("null", "null"),
+        ("1", "a number"),
+        ("\"{}\"", "a string"),
+        ("true", "true or false"),
+    ] {
+        let Err(refused) = post(&[], body) else {
+            panic!("{body}")
+        };
+        assert_eq!(
+            refused.to_string(),
+            format!("body: must be a JSON object, not {given}")
+        );
+    }
+    for body in ["{", "{} {}", " "] {
         assert!(matches!(post(&[], body), Err(RequestError::Syntax(_))), "{body}");
     }
     let get = Case {

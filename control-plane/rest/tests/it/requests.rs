@@ -1,9 +1,11 @@
 //! Requests that reach their handler, and what comes back.
 
 use http::{HeaderValue, Method, StatusCode};
+use qrelay_rest::{Config, FieldRange};
 use serde_json::json;
+use tower::ServiceExt as _;
 
-use crate::services::{Caller, call, request, send};
+use crate::services::{Answer, Caller, app, call, request, send};
 
 #[tokio::test]
 async fn a_created_resource_comes_back_in_the_contracts_json() {
@@ -108,5 +110,44 @@ async fn an_encoded_slash_is_part_of_the_id() {
     assert_eq!(
         call(Method::GET, "/v1/codes/a%2Fb%20c", "").await.json()["id"],
         "a/b c"
+    );
+}
+
+#[tokio::test]
+async fn fields_of_details_are_left_out_of_lists_only() {
+    let config = Config {
+        detail_fields: vec!["qrelay.v1.Code.tags".to_owned()],
+        ..Config::default()
+    };
+    let Ok(listed) = app(config.clone())
+        .oneshot(request(Method::GET, "/v1/codes?tag=a", ""))
+        .await;
+    let listed = Answer::read(listed).await.json();
+    assert_eq!(listed["codes"][1]["id"], "code_1");
+    assert_eq!(listed["codes"][1].get("tags"), None);
+    let Ok(one) = app(config)
+        .oneshot(request(Method::GET, "/v1/codes/code_1", ""))
+        .await;
+    assert_eq!(Answer::read(one).await.json()["tags"], json!([]));
+}
+
+#[tokio::test]
+async fn a_number_that_is_none_is_told_its_own_range_where_that_is_known() {
+    let config = Config {
+        ranges: vec![FieldRange {
+            field: "page_size".to_owned(),
+            least: 1,
+            most: 500,
+        }],
+        ..Config::default()
+    };
+    let Ok(refused) = app(config)
+        .oneshot(request(Method::GET, "/v1/codes?page_size=abc", ""))
+        .await;
+    let refused = Answer::read(refused).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    assert_eq!(
+        refused.json()["error"]["message"],
+        "page_size: must be a whole number from 1 to 500"
     );
 }

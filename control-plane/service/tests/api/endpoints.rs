@@ -427,6 +427,10 @@ async fn deliveries_are_listed_newest_first_in_pages_and_read_with_their_attempt
         (&json!(200), &json!(""))
     );
     assert!(first["event_id"].as_str().unwrap().starts_with("evt_"));
+    assert!(
+        seen.iter().all(|row| row.get("attempt_log").is_none()),
+        "attempts are shown in a delivery's own answer only: {first}"
+    );
     let delivery = first["id"].as_str().unwrap();
     let read = api.get(&key, &format!("/v1/deliveries/{delivery}")).await.ok();
     let log = &read.body["attempt_log"];
@@ -537,4 +541,68 @@ async fn a_tenant_has_at_most_100_endpoints_and_the_limit_is_named() {
     let id = one.body["endpoints"][0]["id"].as_str().unwrap().to_owned();
     api.delete(&key, &format!("/v1/endpoints/{id}")).await.ok();
     api.post(&key, "/v1/endpoints", endpoint()).await.ok();
+}
+
+#[tokio::test]
+async fn a_concurrency_of_zero_is_the_default_in_a_create_and_in_an_update() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let mut body = endpoint();
+    body["max_concurrency"] = json!(0);
+    let made = api.post(&key, "/v1/endpoints", body).await.ok();
+    assert_eq!(made.body["max_concurrency"], 16);
+    let path = format!("/v1/endpoints/{}", made.text("id"));
+    for (given, expected) in [(3, 3), (0, 16)] {
+        let changed = api
+            .patch(&key, &path, json!({"max_concurrency": given}))
+            .await
+            .ok();
+        assert_eq!(changed.body["max_concurrency"], expected, "{given}");
+    }
+}
+
+#[tokio::test]
+async fn a_pause_below_a_millisecond_is_refused_and_not_cut() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let mut body = endpoint();
+    body["retry_schedule"] = json!(["0s", "1.0005s"]);
+    let refused = api.post(&key, "/v1/endpoints", body).await;
+    assert_eq!(
+        (refused.status, refused.fields()),
+        (400, vec!["retry_schedule[1]".to_owned()])
+    );
+}
+
+#[tokio::test]
+async fn requests_that_mean_nothing_are_told_what_is_wanted() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let message = async |method, path, headers: &[(&str, String)], body: &str| {
+        let bearer = ("authorization", format!("Bearer {key}"));
+        let headers = [&[bearer][..], headers].concat();
+        let answer = api.raw(method, path, &headers, body.as_bytes().to_vec()).await;
+        assert_eq!(answer.status, 400, "{answer:?}");
+        (
+            answer.fields().join(" "),
+            answer.body["error"]["message"].to_string(),
+        )
+    };
+    let bogus = [("last-event-id", "bogus".to_owned())];
+    let (field, text) = message("GET", "/v1/events:stream", &bogus, "").await;
+    assert_eq!(field, "resume_token");
+    assert!(text.contains("Last-Event-ID"), "{text}");
+    let (field, text) = message("GET", "/v1/endpoints?page_size=abc", &[], "").await;
+    assert_eq!(field, "page_size");
+    assert!(text.contains("from 1 to 500"), "{text}");
+    for body in ["[]", "null"] {
+        let (field, text) = message("POST", "/v1/endpoints", &[], body).await;
+        assert_eq!(field, "body");
+        assert!(text.contains("must be a JSON object"), "{text}");
+    }
+    let body = endpoint().to_string();
+    let (field, _) = message("POST", "/v1/endpoints?request_id=", &[], &body).await;
+    assert_eq!(field, "request_id");
+    let listed = api.get(&key, "/v1/endpoints").await.ok();
+    assert_eq!(listed.body["endpoints"], json!([]), "nothing was made");
 }
