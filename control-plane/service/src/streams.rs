@@ -3,6 +3,8 @@
 //! A token holds every cursor (per partition and writer, and the configuration log's) before the batch that the event
 //! stands in, and the event's place in it: the batch is read again, and what was sent is passed over.
 
+mod start;
+
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     pin::Pin,
@@ -14,6 +16,7 @@ use futures::{Stream, future::select_all, stream::unfold};
 use qrelay_proto::v1::{Event, StreamEventsRequest, StreamEventsResponse};
 use qrelay_store::{
     StoreError,
+    clock::SharedClock,
     event::EventType,
     id::{ConfigSeq, EventAddress, PartitionId, Seq, WriterId},
     limits,
@@ -47,6 +50,10 @@ const RECHECK_PERIOD: Duration = Duration::from_secs(1);
 /// A stream whose filter lets nothing through says so often where it stands.
 const TOKEN_PERIOD: Duration = Duration::from_secs(10);
 
+/// A stream with an end waits for so long after it: what was seen before the end may be recorded a little after it.
+/// The time that a batch's records lie apart.
+const END_GRACE: Duration = limits::BATCH_SPAN_MAX;
+
 /// Where to go on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Resume {
@@ -62,6 +69,7 @@ struct Resume {
 /// dropped [`Follower::next`] loses nothing.
 struct Follower {
     store: SharedStore,
+    clock: SharedClock,
     renderer: Renderer,
     filter: Filter,
     readers: Vec<PartitionReader>,
@@ -84,17 +92,20 @@ enum Taken {
 }
 
 impl Follower {
-    /// A follower from `resume` on, or from now on.
+    /// A follower from `resume` on, or from the filter's start, or from now on.
     async fn open(
         store: &SharedStore,
+        clock: &SharedClock,
         tenant: &Tenant,
         filter: Filter,
         resume: Option<Resume>,
     ) -> Result<Self, Status> {
-        let resume = match resume {
-            Some(resume) => resume,
-            None => now(store, tenant).await.map_err(refusal::store)?,
+        let resume = match (resume, filter.start) {
+            (Some(resume), _) => Ok(resume),
+            (None, Some(start)) => start::at(store, tenant, start).await,
+            (None, None) => start::now(store, tenant).await,
         };
+        let resume = resume.map_err(refusal::store)?;
         let known = |(partition, seqs): (PartitionId, Vec<_>)| (partition, seqs.into_iter().collect());
         let mut logs: BTreeMap<PartitionId, BTreeMap<WriterId, Seq>> =
             resume.logs.into_iter().map(known).collect();
@@ -105,6 +116,7 @@ impl Follower {
         Ok(Self {
             readers: tenant.partitions.iter().map(reader).collect(),
             store: Arc::clone(store),
+            clock: Arc::clone(clock),
             renderer: Renderer::new(Arc::clone(store)),
             filter,
             config_moved: store.hints().config(),
@@ -117,11 +129,12 @@ impl Follower {
         })
     }
 
-    /// The next event and the token after it. Waits for as long as it takes. Cancel-safe.
-    async fn next(&mut self) -> Result<(Event, Resume), StoreError> {
+    /// The next event and the token after it; none when the filter's end has passed. Waits for as long as it
+    /// takes. Cancel-safe.
+    async fn next(&mut self) -> Result<Option<(Event, Resume)>, StoreError> {
         loop {
             if let Some(next) = self.ready.pop_front() {
-                return Ok(next);
+                return Ok(Some(next));
             }
             if let Some(taken) = self.taken.front() {
                 let events = match taken {
@@ -133,10 +146,26 @@ impl Follower {
                 self.pass();
                 continue;
             }
+            // Asked before the read: what is read must be all that there was when the end had passed.
+            let end_passed = self.end_passed();
             if !self.read().await? {
+                if end_passed && self.caught_up().await? {
+                    return Ok(None);
+                }
                 self.changed().await;
             }
         }
+    }
+
+    fn end_passed(&self) -> bool {
+        let end = self.filter.end.map(|end| end.after(END_GRACE));
+        end.is_some_and(|end| self.clock.now() >= end)
+    }
+
+    /// Whether all that is recorded was handed out: batches that are missing are waited for.
+    async fn caught_up(&self) -> Result<bool, StoreError> {
+        let logs_read = self.readers.iter().all(PartitionReader::caught_up);
+        Ok(logs_read && self.store.config_head().await? <= self.config)
     }
 
     /// Notes that what was taken first is made into events.
@@ -192,7 +221,8 @@ impl Follower {
                 && change
                     .event
                     .is_some_and(|event| self.filter.pattern.matches(event))
-                && self.filter.code.is_none_or(of_code);
+                && self.filter.code.is_none_or(of_code)
+                && self.filter.covers(change.at);
             if !wanted || self.sent_before(address) {
                 continue;
             }
@@ -221,8 +251,9 @@ impl Follower {
                 seq: batch.seq,
                 index,
             };
-            let wanted =
-                scan.tenant == self.filter.tenant && self.filter.code.is_none_or(|code| code == scan.code);
+            let wanted = scan.tenant == self.filter.tenant
+                && self.filter.code.is_none_or(|code| code == scan.code)
+                && self.filter.covers(scan.at);
             if wanted && !self.sent_before(address) {
                 let event = self.renderer.scan(address, scan).await?;
                 events.push((to_proto(&event), self.resume(address)));
@@ -264,22 +295,6 @@ impl Follower {
             within: self.within,
         }
     }
-}
-
-/// The end of everything that is recorded by now.
-async fn now(store: &SharedStore, tenant: &Tenant) -> Result<Resume, StoreError> {
-    let config = store.config_head().await?;
-    let mut logs = Vec::new();
-    for partition in &tenant.partitions {
-        let mut reader = PartitionReader::new(Arc::clone(store), *partition, BTreeMap::new());
-        reader.refresh().await?;
-        logs.push((*partition, reader.heads().into_iter().collect()));
-    }
-    Ok(Resume {
-        logs,
-        config,
-        within: None,
-    })
 }
 
 /// A stream of events.
@@ -344,8 +359,8 @@ pub(crate) async fn open(
         tenant: tenant.id,
         pattern: events::pattern(&request.r#type, &mut violations),
         code: events::code(&request.code_id, &mut violations),
-        start: None,
-        end: None,
+        start: events::time("start_time", request.start_time.as_ref(), &mut violations),
+        end: events::time("end_time", request.end_time.as_ref(), &mut violations),
     };
     let token = std::mem::take(&mut request.resume_token);
     let bound = Bound::to_request("StreamEvents", Some(tenant.id), &request);
@@ -354,7 +369,7 @@ pub(crate) async fn open(
         .position(&bound, &token, "resume_token", &mut violations);
     violations.finish()?;
     let slot = api.streams.take(caller)?;
-    let follower = Follower::open(&api.store, &tenant, filter, resume).await?;
+    let follower = Follower::open(&api.store, &api.clock, &tenant, filter, resume).await?;
     let session = Session {
         api: Arc::clone(api),
         caller: caller.clone(),
@@ -379,7 +394,7 @@ struct Session {
     recheck_at: Instant,
 }
 
-/// The stream: events until the caller leaves, loses its right to listen, or the server stops.
+/// The stream: events until its end, or until the caller leaves, loses its right to listen, or the server stops.
 fn responses(
     follower: Follower,
     session: Session,
@@ -387,16 +402,21 @@ fn responses(
     unfold(Some((follower, session)), async |state| {
         let (mut follower, mut session) = state?;
         match respond(&mut follower, &mut session).await {
-            Ok(response) => Some((Ok(response), Some((follower, session)))),
+            Ok(Some(response)) => Some((Ok(response), Some((follower, session)))),
+            Ok(None) => None,
             Err(status) => Some((Err(status), None)),
         }
     })
 }
 
-async fn respond(follower: &mut Follower, session: &mut Session) -> Result<StreamEventsResponse, Status> {
+/// The next message; none at the stream's end.
+async fn respond(
+    follower: &mut Follower,
+    session: &mut Session,
+) -> Result<Option<StreamEventsResponse>, Status> {
     if session.told.is_none() {
         // So that who loses the connection before the first event can go on from here.
-        return Ok(session.tell(None, follower.here()));
+        return Ok(Some(session.tell(None, follower.here())));
     }
     loop {
         // Before anything else: a stream that is never silent must hear of a stop and a revocation, too.
@@ -411,14 +431,14 @@ async fn respond(follower: &mut Follower, session: &mut Session) -> Result<Strea
         if session.told_at.elapsed() >= TOKEN_PERIOD && follower.ready.is_empty() {
             let here = follower.here();
             if session.told.as_ref() != Some(&here) {
-                return Ok(session.tell(None, here));
+                return Ok(Some(session.tell(None, here)));
             }
             session.told_at = Instant::now();
         }
         tokio::select! {
             next = follower.next() => {
-                let (event, resume) = next.map_err(refusal::store)?;
-                return Ok(session.tell(Some(event), resume));
+                let next = next.map_err(refusal::store)?;
+                return Ok(next.map(|(event, resume)| session.tell(Some(event), resume)));
             }
             () = session.api.stop.cancelled() => {}
             () = sleep_until(session.recheck_at) => {}

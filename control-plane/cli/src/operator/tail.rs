@@ -45,6 +45,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         r#type: args.filter.event_type,
         code_id: args.filter.code_id,
         resume_token: args.resume_token,
+        ..Default::default()
     };
     // The first connection must succeed: a wrong address is the caller's to mend.
     let mut session = Session::open(&args.connect).await?;

@@ -36,7 +36,7 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    fn covers(&self, at: Timestamp) -> bool {
+    pub(crate) fn covers(&self, at: Timestamp) -> bool {
         self.start.is_none_or(|start| at >= start) && self.end.is_none_or(|end| at < end)
     }
 }
@@ -109,7 +109,11 @@ pub(crate) fn code(text: &str, violations: &mut Violations) -> Option<CodeId> {
         .ok()
 }
 
-fn time(field: &str, at: Option<&prost_types::Timestamp>, violations: &mut Violations) -> Option<Timestamp> {
+pub(crate) fn time(
+    field: &str,
+    at: Option<&prost_types::Timestamp>,
+    violations: &mut Violations,
+) -> Option<Timestamp> {
     let at = at?;
     // Events have whole milliseconds: the first one at or after the given instant bounds the same events.
     let up = i64::from(at.nanos % 1_000_000 > 0);

@@ -485,3 +485,127 @@ async fn streams_are_bounded_per_key_and_end_when_the_server_stops() {
         .await
         .expect("the server returns");
 }
+
+/// The ids of a stream's scans, until it ends.
+async fn to_the_end(mut stream: tonic::Streaming<v1::StreamEventsResponse>) -> Vec<String> {
+    let mut seen = Vec::new();
+    let read = async {
+        while let Some(message) = stream.message().await.unwrap() {
+            seen.extend(message.event.map(|event| event.id));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), read)
+        .await
+        .expect("the stream ends");
+    seen.sort();
+    seen
+}
+
+#[tokio::test]
+async fn a_stream_of_the_past_brings_exactly_what_was_recorded_in_its_time_and_ends() {
+    let api = Api::start().await;
+    let scans = Scans::of(&api).await;
+    let second = writer(&api).await;
+    let base = 1_772_548_000_000;
+    let mut made = Vec::new();
+    for at in 0..60_i64 {
+        let jumbled = base + (at * 37 % 60) * 250;
+        let writer = if at % 3 == 0 { &second } else { &scans.writer };
+        let (address, _) = scans.scan_by(writer, jumbled).await;
+        made.push((jumbled, api.store.install().ids.event_id(address).to_string()));
+    }
+    let time = |ms: i64| {
+        Some(prost_types::Timestamp {
+            seconds: ms.div_euclid(1000),
+            nanos: i32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap(),
+        })
+    };
+    let mut client = api.events(&scans.key).await;
+    for (start, end) in [(0, 15_000), (4_000, 9_000), (4_001, 4_251), (20_000, 30_000)] {
+        let request = v1::StreamEventsRequest {
+            start_time: time(base + start),
+            end_time: time(base + end),
+            ..Default::default()
+        };
+        let mut expected: Vec<_> = made
+            .iter()
+            .filter(|(at, _)| (base + start..base + end).contains(at))
+            .map(|(_, id)| id.clone())
+            .collect();
+        expected.sort();
+        let stream = client.stream_events(request).await.unwrap().into_inner();
+        assert_eq!(to_the_end(stream).await, expected, "{start} to {end}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_with_a_start_goes_on_with_what_comes_and_a_token_decides_where_it_resumes() {
+    let api = Api::start().await;
+    let scans = Scans::of(&api).await;
+    let now = SystemClock.now().as_millis();
+    let before = scans.scan(now - 60_000).await;
+    let first = scans.scan(now).await;
+    let mut client = api.events(&scans.key).await;
+    let mut open = async |resume_token: String| {
+        let request = v1::StreamEventsRequest {
+            r#type: "scan.*".to_owned(),
+            start_time: Some(prost_types::Timestamp {
+                seconds: now.div_euclid(1000),
+                nanos: 0,
+            }),
+            resume_token,
+            ..Default::default()
+        };
+        client.stream_events(request).await.unwrap().into_inner()
+    };
+    let mut stream = open(String::new()).await;
+    let mut next = async || {
+        loop {
+            let message = stream.message().await.unwrap().unwrap();
+            if let Some(event) = message.event {
+                return (event.id, message.resume_token);
+            }
+        }
+    };
+    let (id, token) = next().await;
+    assert_eq!(id, first, "and not {before}");
+    let second = scans.scan(now + 1).await;
+    assert_eq!(next().await.0, second);
+    let mut resumed = open(token).await;
+    let event = loop {
+        if let Some(event) = resumed.message().await.unwrap().unwrap().event {
+            break event;
+        }
+    };
+    assert_eq!(event.id, second);
+}
+
+#[tokio::test]
+async fn over_rest_a_stream_with_an_end_in_the_past_ends_and_holds_changes_too() {
+    let api = Api::start().await;
+    let scans = Scans::of(&api).await;
+    let start = Timestamp::from_millis(SystemClock.now().as_millis() - 60_000);
+    let end = Timestamp::from_millis(SystemClock.now().as_millis() - 30_000);
+    let empty = format!("/v1/events:stream?start_time={start}&end_time={end}");
+    assert_eq!(api.get(&scans.key, &empty).await.ok().body, Value::Null);
+    let wrong = api
+        .get(&scans.key, "/v1/events:stream?start_time=yesterday&end_time=1")
+        .await;
+    assert_eq!(wrong.fields(), ["start_time", "end_time"]);
+    let mut client = api.events(&scans.key).await;
+    let request = v1::StreamEventsRequest {
+        r#type: "code.*".to_owned(),
+        start_time: Some(prost_types::Timestamp {
+            seconds: start.as_secs(),
+            nanos: 0,
+        }),
+        ..Default::default()
+    };
+    let mut stream = client.stream_events(request).await.unwrap().into_inner();
+    let event = loop {
+        if let Some(event) = stream.message().await.unwrap().unwrap().event {
+            break event;
+        }
+    };
+    assert_eq!(event.r#type, "code.created", "from before the stream was opened");
+}
