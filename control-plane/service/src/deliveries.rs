@@ -2,16 +2,16 @@
 
 use qrelay_proto::v1;
 use qrelay_store::{
-    Timestamp,
-    id::{DeliveryId, DeliveryKey, EventAddress},
-    store::{AttemptRow, DeliveryStatus, DeliverySummary},
+    id::{DeliveryId, DeliveryKey},
+    model::EventPattern,
+    store::{AttemptRow, DeliveryFilter, DeliveryPosition, DeliveryStatus, DeliverySummary},
 };
 use tonic::Status;
 
 use crate::{
     api::Api,
     caller::Caller,
-    endpoints,
+    endpoints, events,
     page::{self, Bound},
     refusal::{self, Violations},
     wire,
@@ -21,28 +21,57 @@ use crate::{
 pub(crate) async fn list(
     api: &Api,
     caller: &Caller,
-    request: v1::ListDeliveriesRequest,
+    mut request: v1::ListDeliveriesRequest,
 ) -> Result<v1::ListDeliveriesResponse, Status> {
     let tenant = api.tenant(caller, &request.tenant_id).await?;
     let endpoint = endpoints::any_of(api, &tenant, &request.endpoint_id).await?;
     let mut violations = Violations::default();
     let size = page::size(request.page_size, &mut violations);
-    let bound = Bound::new("ListDeliveries", Some(tenant.id), endpoint.id.as_bytes());
-    let before: Option<(Timestamp, EventAddress)> =
-        api.tokens
-            .position(&bound, &request.page_token, "page_token", &mut violations);
+    let filter = filter(&request, &mut violations);
+    let token = std::mem::take(&mut request.page_token);
+    request.page_size = 0;
+    let bound = Bound::to_request("ListDeliveries", Some(tenant.id), &request);
+    let before: Option<DeliveryPosition> = api.tokens.position(&bound, &token, "page_token", &mut violations);
     violations.finish()?;
-    let rows = api
+    let page = api
         .store
-        .deliveries(endpoint.id, before, size + 1)
+        .find_deliveries(endpoint.id, &filter, before, size)
         .await
         .map_err(refusal::store)?;
-    let token = |row: &DeliverySummary| api.tokens.token(&bound, &(row.last.first_at, row.last.event));
-    let (deliveries, next_page_token) = page::cut(rows, size, |row| show(api, row), token);
+    let token = |position: &DeliveryPosition| api.tokens.token(&bound, position);
+    let (count, rows) = (page.deliveries.len(), page.deliveries);
+    let of_row = |row: &DeliverySummary| token(&(row.last.first_at, row.last.event));
+    let (deliveries, cut_at) = page::cut(rows, size, |row| show(api, row), of_row);
+    let next_page_token = if deliveries.len() < count {
+        cut_at
+    } else {
+        page.next.as_ref().map_or_else(String::new, token)
+    };
     Ok(v1::ListDeliveriesResponse {
         deliveries,
         next_page_token,
     })
+}
+
+fn filter(request: &v1::ListDeliveriesRequest, violations: &mut Violations) -> DeliveryFilter {
+    let status = match v1::DeliveryStatus::try_from(request.status) {
+        Ok(v1::DeliveryStatus::Unspecified) => None,
+        Ok(v1::DeliveryStatus::Retrying) => Some(DeliveryStatus::Retrying),
+        Ok(v1::DeliveryStatus::Succeeded) => Some(DeliveryStatus::Succeeded),
+        Ok(v1::DeliveryStatus::GivenUp) => Some(DeliveryStatus::GivenUp),
+        Err(_) => {
+            violations.add("status", "must be retrying, succeeded or given_up");
+            None
+        }
+    };
+    let events = events::pattern(&request.r#type, violations);
+    DeliveryFilter {
+        status,
+        events: (events != EventPattern::Any).then_some(events),
+        code: events::code(&request.code_id, violations),
+        start: events::time("start_time", request.start_time.as_ref(), violations),
+        end: events::time("end_time", request.end_time.as_ref(), violations),
+    }
 }
 
 /// GetDelivery. Its id holds where its rows are; whose they are says the endpoint.
@@ -105,6 +134,9 @@ fn show(api: &Api, delivery: &DeliverySummary) -> v1::Delivery {
         next_attempt_at: last.next_attempt_at.map(wire::time),
         endpoint_id: last.endpoint.to_string(),
         attempt_log: Vec::new(),
+        code_id: last.code.map_or_else(String::new, |code| code.to_string()),
+        error_class: last.error_class.clone(),
+        fault: fault(&last.fault),
     }
 }
 
@@ -117,5 +149,34 @@ fn show_attempt(row: &AttemptRow) -> v1::Attempt {
         error_class: row.error_class.clone(),
         error: row.error.clone(),
         response_body: String::from_utf8_lossy(&row.response_body).into_owned(),
+        fault: fault(&row.fault),
+        request_headers: headers(&row.detail["request_headers"]),
+        response_headers: headers(&row.detail["response_headers"]),
+        timing: row.detail.get("phases_ms").map(|phases| v1::Timing {
+            dns_ms: phases["dns"].as_f64(),
+            connect_ms: phases["connect"].as_f64(),
+            tls_ms: phases["tls"].as_f64(),
+            first_byte_ms: phases["first_byte"].as_f64(),
+            total_ms: phases["total"].as_f64(),
+            connection_reused: row.detail["connection_reused"].as_bool().unwrap_or_default(),
+        }),
     }
+}
+
+/// In the contract's words: to a tenant, what is ours is the sender's.
+fn fault(stored: &str) -> String {
+    if stored == "ours" { "sender" } else { stored }.to_owned()
+}
+
+/// Pairs of a row's detail; none where older releases kept none.
+fn headers(pairs: &serde_json::Value) -> Vec<v1::Header> {
+    let pairs = pairs.as_array().into_iter().flatten();
+    pairs
+        .filter_map(|pair| {
+            Some(v1::Header {
+                name: pair.get(0)?.as_str()?.to_owned(),
+                value: pair.get(1)?.as_str()?.to_owned(),
+            })
+        })
+        .collect()
 }

@@ -8,7 +8,7 @@ use qrelay_store::{
     Timestamp,
     clock::SharedClock,
     event::EventType,
-    id::{EventAddress, IdCipher},
+    id::{CodeId, EventAddress, IdCipher},
     model::Endpoint,
     store::{AttemptRow, DeliveryStatus},
 };
@@ -67,18 +67,25 @@ pub struct Over {
     pub began: Timestamp,
     /// How it went.
     pub made: Made,
+    /// The code that its event is about, as far as an exchange was tried.
+    pub code: Option<CodeId>,
 }
 
 impl Sender {
     /// Makes an attempt. No byte is sent after the instant that `until` holds. `room` is given back at the end.
     pub async fn attempt(&self, attempt: Attempt, until: watch::Receiver<Instant>, room: Room) -> Over {
         let began = self.clock.now();
+        let (event, in_log) = (attempt.event, attempt.body.is_none());
         let made = match self.try_attempt(attempt, began, until).await {
             Ok(outcome) => Made::Exchange(Box::new(outcome)),
             Err(made) => made,
         };
         drop(room);
-        Over { began, made }
+        let code = match &made {
+            Made::Exchange(_) if in_log => self.bodies.code_of(event).await,
+            _ => None,
+        };
+        Over { began, made, code }
     }
 
     async fn try_attempt(
@@ -142,6 +149,8 @@ pub struct RowOf<'a> {
     pub status: DeliveryStatus,
     /// When the next one is due.
     pub next_attempt_at: Option<Timestamp>,
+    /// The code that the event is about.
+    pub code: Option<CodeId>,
 }
 
 impl RowOf<'_> {
@@ -186,6 +195,7 @@ impl RowOf<'_> {
             next_attempt_at: self.next_attempt_at,
             detail: Value::Null,
             response_body: Bytes::new(),
+            code: self.code,
         }
     }
 }
@@ -207,6 +217,7 @@ fn detail(outcome: &Outcome) -> Value {
             "total": millis_exact(total),
         },
         "connection_reused": outcome.reused,
+        "request_headers": outcome.request_headers,
         "response_headers": outcome.response_headers,
     })
 }

@@ -97,6 +97,27 @@ impl Bodies {
         Ok(Bytes::from(event.to_bytes()))
     }
 
+    /// The code that an event is about; none when that cannot be told (any more). For an event whose body was just
+    /// rendered, it costs no read of the store but for a change's row.
+    pub async fn code_of(&self, event: EventAddress) -> Option<CodeId> {
+        if event.partition == PartitionId::CONFIG {
+            let row = self
+                .store
+                .config_row(ConfigSeq::new(event.seq.as_u64()))
+                .await
+                .ok()??;
+            return match row.changes.get(usize::from(event.index))?.resource {
+                ResourceId::Code(code) => Some(code),
+                _ => None,
+            };
+        }
+        let body = self.batch(event).await.ok()??;
+        match record::record_at(&body, event.index).ok()?? {
+            Record::Scan(scan) => Some(scan.code),
+            _ => None,
+        }
+    }
+
     async fn config_body(&self, event: EventAddress) -> Result<Bytes, NoBody> {
         let row = self.store.config_row(ConfigSeq::new(event.seq.as_u64())).await?;
         let row = row.ok_or(NoBody::Never("the event is no longer in the configuration log"))?;

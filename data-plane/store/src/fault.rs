@@ -29,8 +29,9 @@ use crate::{
     model::{ApiKey, Code, Endpoint, SecretRow, ShortLink, Tenant},
     store::{
         AttemptRow, Attempts, Batch, Cas, Change, ChangeError, Changed, CheckpointDelta, CodeFilter, Command,
-        CommandResult, Commands, ConfigChange, ConfigLog, ConfigRow, DeliverySummary, Fence, Heads, Install,
-        Lease, Leases, Log, Page, Registry, Result, SharedStore, Store, StoreError, WriterRow,
+        CommandResult, Commands, ConfigChange, ConfigLog, ConfigRow, DeliveryFilter, DeliveryPage,
+        DeliveryPosition, Fence, Heads, Install, Lease, Leases, Log, Page, Registry, Result, SharedStore,
+        Store, StoreError, WriterRow,
     },
 };
 
@@ -401,7 +402,7 @@ pass_on!(Leases {
 
 pass_on!(Attempts {
     RecordAttempts: fn record_attempts(rows: Vec<AttemptRow>) -> Result<()>;
-    Deliveries: fn deliveries(endpoint: EndpointId, before: Option<(Timestamp, EventAddress)>, limit: usize) -> Result<Vec<DeliverySummary>>;
+    Deliveries: fn find_deliveries(endpoint: EndpointId, filter: &DeliveryFilter, before: Option<DeliveryPosition>, limit: usize) -> Result<DeliveryPage>;
     Attempts: fn attempts(endpoint: EndpointId, first_at: Timestamp, event: EventAddress) -> Result<Vec<AttemptRow>>;
 });
 

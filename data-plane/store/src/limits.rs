@@ -142,6 +142,8 @@ pub const BATCH_CACHE_BYTES: u64 = 32 * 1024 * 1024;
 pub const CODE_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// Ready signers kept, one for each endpoint in use, at some hundred bytes.
 pub const SIGNERS_MAX: u64 = 10_000;
+/// Deliveries that one look at a delivery log with a filter reads at most: some tens of milliseconds of SQLite.
+pub const DELIVERIES_SCANNED_MAX: usize = 2_000;
 /// The longest pause that a receiver's Retry-After can ask for: as long as the longest pause of a schedule. What
 /// asks for more is taken for a mistake, and tried again after a day.
 pub const RETRY_AFTER_MAX: Duration = RETRY_PAUSE_MAX;

@@ -19,7 +19,7 @@ use crate::{
         CodeId, CommandId, ConfigSeq, EndpointId, EventAddress, IdCipher, KeyId, OwnerId, PartitionId,
         SecretId, Seq, TenantId, WriterId,
     },
-    model::{ApiKey, Code, Endpoint, Resource, ResourceId, SecretRow, ShortLink, Tenant},
+    model::{ApiKey, Code, Endpoint, EventPattern, Resource, ResourceId, SecretRow, ShortLink, Tenant},
 };
 
 /// Why the store did not do what it was asked.
@@ -517,6 +517,10 @@ pub struct AttemptRow {
     pub detail: serde_json::Value,
     /// The first bytes of the response body.
     pub response_body: Bytes,
+    /// The code that the event is about. None where it is not known: rows of releases before this field, tests, and
+    /// events that could not be read.
+    #[serde(default)]
+    pub code: Option<CodeId>,
 }
 
 /// A delivery as a list shows it: its last attempt, and how many there were.
@@ -528,19 +532,70 @@ pub struct DeliverySummary {
     pub attempts: u32,
 }
 
+/// Which deliveries to list. Empty fields do not filter; all but the times look at the last attempt's row.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DeliveryFilter {
+    /// Those that stand so.
+    pub status: Option<DeliveryStatus>,
+    /// Those of events of this kind.
+    pub events: Option<EventPattern>,
+    /// Those of events about this code.
+    pub code: Option<CodeId>,
+    /// Those whose first attempt began at this time or later.
+    pub start: Option<Timestamp>,
+    /// Those whose first attempt began before this time.
+    pub end: Option<Timestamp>,
+}
+
+impl DeliveryFilter {
+    /// Whether a delivery with these properties passes, its time left aside.
+    pub fn covers(&self, status: DeliveryStatus, event: EventType, code: Option<CodeId>) -> bool {
+        self.status.is_none_or(|wanted| wanted == status)
+            && self.events.as_ref().is_none_or(|wanted| wanted.matches(event))
+            && self.code.is_none_or(|wanted| code == Some(wanted))
+    }
+}
+
+/// Where a delivery stands in its endpoint's log.
+pub type DeliveryPosition = (Timestamp, EventAddress);
+
+/// Deliveries of one look at the log.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct DeliveryPage {
+    /// Newest first.
+    pub deliveries: Vec<DeliverySummary>,
+    /// Where to read on, strictly below; none when nothing is left.
+    pub next: Option<DeliveryPosition>,
+}
+
 /// The attempt log.
 #[async_trait]
 pub trait Attempts: Send + Sync {
     /// Records attempts, in one block. Repeating a row is harmless.
     async fn record_attempts(&self, rows: Vec<AttemptRow>) -> Result<()>;
 
-    /// An endpoint's deliveries, newest first (`first_at`, event, descending), strictly below `before`.
+    /// An endpoint's deliveries that pass the filter, newest first (`first_at`, event, descending), strictly below
+    /// `before`. Looks at no more than [`crate::limits::DELIVERIES_SCANNED_MAX`]: a page may be short, even empty,
+    /// and still have more behind it.
+    async fn find_deliveries(
+        &self,
+        endpoint: EndpointId,
+        filter: &DeliveryFilter,
+        before: Option<DeliveryPosition>,
+        limit: usize,
+    ) -> Result<DeliveryPage>;
+
+    /// The newest `limit` of all of them, strictly below `before`; for small limits.
     async fn deliveries(
         &self,
         endpoint: EndpointId,
-        before: Option<(Timestamp, EventAddress)>,
+        before: Option<DeliveryPosition>,
         limit: usize,
-    ) -> Result<Vec<DeliverySummary>>;
+    ) -> Result<Vec<DeliverySummary>> {
+        let all = DeliveryFilter::default();
+        let page = self.find_deliveries(endpoint, &all, before, limit).await?;
+        Ok(page.deliveries)
+    }
 
     /// All attempts of one delivery, oldest first.
     async fn attempts(

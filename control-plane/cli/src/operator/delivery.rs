@@ -2,11 +2,14 @@
 
 use clap::Subcommand;
 use qrelay_proto::v1;
+use qrelay_store::Timestamp;
 
+use super::{event, when};
 use crate::{
     failure::Failure,
     output::Column,
     session::{ConnectArgs, Session, TenantArgs, call},
+    shape,
 };
 
 /// Of a list of deliveries.
@@ -20,6 +23,50 @@ pub(crate) const COLUMNS: [Column; 8] = [
     ("ERROR", "error"),
     ("CREATED", "created_at"),
 ];
+
+/// Which deliveries to list.
+#[derive(clap::Args, Debug)]
+pub(crate) struct FilterArgs {
+    /// Only those that stand so
+    #[arg(long)]
+    status: Option<Status>,
+    #[command(flatten)]
+    events: event::FilterArgs,
+    /// Only those whose first attempt began at or after this: 2026-03-03T14:00:00Z, or how long ago, say 90m
+    #[arg(long, value_parser = when::past, value_name = "WHEN")]
+    start_time: Option<Timestamp>,
+    /// Only those whose first attempt began before this
+    #[arg(long, value_parser = when::past, value_name = "WHEN")]
+    end_time: Option<Timestamp>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Status {
+    Retrying,
+    Succeeded,
+    #[value(name = "given_up")]
+    GivenUp,
+}
+
+impl FilterArgs {
+    pub(crate) fn into_request(self) -> v1::ListDeliveriesRequest {
+        let status = self
+            .status
+            .map_or(v1::DeliveryStatus::Unspecified, |status| match status {
+                Status::Retrying => v1::DeliveryStatus::Retrying,
+                Status::Succeeded => v1::DeliveryStatus::Succeeded,
+                Status::GivenUp => v1::DeliveryStatus::GivenUp,
+            });
+        v1::ListDeliveriesRequest {
+            status: status.into(),
+            r#type: self.events.event_type,
+            code_id: self.events.code_id,
+            start_time: self.start_time.map(shape::proto_time),
+            end_time: self.end_time.map(shape::proto_time),
+            ..v1::ListDeliveriesRequest::default()
+        }
+    }
+}
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {

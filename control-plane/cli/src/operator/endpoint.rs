@@ -73,6 +73,8 @@ enum Action {
         /// The endpoint's id
         id: String,
         #[command(flatten)]
+        filter: delivery::FilterArgs,
+        #[command(flatten)]
         page: PageArgs,
     },
 }
@@ -241,13 +243,14 @@ async fn act(action: Action, tenant_id: String, session: &Session, out: &mut Out
             };
             show_once(endpoints.rotate_secret(call(request)).await?.into_inner(), out)?;
         }
-        Action::Deliveries { id, page } => {
+        Action::Deliveries { id, filter, page } => {
             let (page_size, page_token) = (page.page_size, page.page_token);
             let request = v1::ListDeliveriesRequest {
                 endpoint_id: id,
                 page_size,
                 page_token,
                 tenant_id,
+                ..filter.into_request()
             };
             out.page(
                 endpoints.list_deliveries(call(request)).await?.get_ref(),

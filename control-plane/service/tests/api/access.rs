@@ -123,6 +123,7 @@ async fn delivery_of(api: &Api, endpoint: &str, event: EventAddress) -> String {
         next_attempt_at: None,
         detail: json!({}),
         response_body: bytes::Bytes::new(),
+        code: None,
     };
     api.store.record_attempts(vec![row]).await.unwrap();
     let key = DeliveryKey {

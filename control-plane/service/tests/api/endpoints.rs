@@ -6,7 +6,7 @@ use qrelay_store::{
     Timestamp,
     checkpoint::{Backlog, BacklogReason, EndpointHealth, HealthState, RowKey},
     event::EventType,
-    id::{EndpointId, EventAddress, OwnerId, PartitionId},
+    id::{CodeId, EndpointId, EventAddress, OwnerId, PartitionId},
     model::Endpoint,
     seal::{MasterKeys, Purpose, Sealer},
     store::{AttemptRow, Cas, CheckpointDelta, CommandKind, CommandResult, DeliveryStatus, Fence, Lease},
@@ -374,6 +374,7 @@ fn attempt(endpoint: &Endpoint, first_ms: i64, number: u32, status: DeliveryStat
         next_attempt_at: None,
         detail: json!({}),
         response_body: bytes::Bytes::from_static(b"\xffoops"),
+        code: None,
     }
 }
 
@@ -446,6 +447,127 @@ async fn deliveries_are_listed_newest_first_in_pages_and_read_with_their_attempt
         let answer = api.get(&key, &format!("/v1/deliveries/{nonsense}")).await;
         assert_eq!(answer.status, 404, "{nonsense}");
     }
+}
+
+#[tokio::test]
+async fn deliveries_are_filtered_and_a_token_holds_for_its_filter_only() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let id = api.post(&key, "/v1/endpoints", endpoint()).await.ok().text("id");
+    let row = api.store.endpoint(id.parse().unwrap()).await.unwrap().unwrap();
+    let code = CodeId::random();
+    let rows = (0..4_i64).map(|at| AttemptRow {
+        code: (at < 2).then_some(code),
+        ..attempt(
+            &row,
+            1_800_000_000_000 + at * 1000,
+            1,
+            if at % 2 == 0 {
+                DeliveryStatus::GivenUp
+            } else {
+                DeliveryStatus::Succeeded
+            },
+        )
+    });
+    api.store.record_attempts(rows.collect()).await.unwrap();
+    let list = async |query: &str| {
+        api.get(&key, &format!("/v1/endpoints/{id}/deliveries?{query}"))
+            .await
+    };
+    let of_code = format!("code_id={code}");
+    let both = format!("code_id={code}&status=given_up&type=scan.*");
+    for (query, count) in [
+        ("", 4),
+        ("status=given_up", 2),
+        ("status=retrying", 0),
+        (of_code.as_str(), 2),
+        (both.as_str(), 1),
+        ("type=code.*", 0),
+        ("start_time=2027-01-15T08:00:01Z", 3),
+        ("start_time=2027-01-15T08:00:01Z&end_time=2027-01-15T08:00:02Z", 1),
+    ] {
+        let found = list(query).await.ok().body["deliveries"]
+            .as_array()
+            .unwrap()
+            .len();
+        assert_eq!(found, count, "{query}");
+    }
+    let first = list("status=given_up&page_size=1").await.ok();
+    assert_eq!(first.body["deliveries"][0]["code_id"], "");
+    let token = first.text("next_page_token");
+    let second = list(&format!("status=given_up&page_size=1&page_token={token}")).await;
+    assert_eq!(second.ok().body["deliveries"][0]["code_id"], code.to_string());
+    for (query, field) in [
+        (format!("status=succeeded&page_token={token}"), "page_token"),
+        ("type=nope".to_owned(), "type"),
+        ("code_id=nope".to_owned(), "code_id"),
+    ] {
+        let answer = list(&query).await;
+        assert_eq!(
+            (answer.status, answer.fields()),
+            (400, vec![field.to_owned()]),
+            "{query}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_is_shown_with_headers_timing_and_whose_fault_it_was() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let id = api.post(&key, "/v1/endpoints", endpoint()).await.ok().text("id");
+    let row = api.store.endpoint(id.parse().unwrap()).await.unwrap().unwrap();
+    let kept = json!({
+        "phases_ms": {"dns": 0.5, "connect": null, "tls": null, "first_byte": 2.25, "total": 3.0},
+        "connection_reused": true,
+        "request_headers": [["webhook-id", "evt_1"], ["webhook-signature", "***"]],
+        "response_headers": [["x-a", "1"], ["x-a", "2"]],
+    });
+    let failed = AttemptRow {
+        detail: kept,
+        fault: "ours".to_owned(),
+        ..attempt(&row, 1_800_000_000_000, 1, DeliveryStatus::GivenUp)
+    };
+    // A row of a release that kept nothing of this.
+    let old = attempt(&row, 1_800_000_000_001, 1, DeliveryStatus::GivenUp);
+    api.store.record_attempts(vec![failed, old]).await.unwrap();
+    let listed = api
+        .get(&key, &format!("/v1/endpoints/{id}/deliveries"))
+        .await
+        .ok();
+    let read = async |at: usize| {
+        let delivery = listed.body["deliveries"][at]["id"].as_str().unwrap();
+        api.get(&key, &format!("/v1/deliveries/{delivery}"))
+            .await
+            .ok()
+            .body["attempt_log"][0]
+            .clone()
+    };
+    let shown = read(1).await;
+    assert_eq!(shown["fault"], "sender");
+    assert_eq!(
+        shown["request_headers"][1],
+        json!({"name": "webhook-signature", "value": "***"})
+    );
+    assert_eq!(shown["response_headers"][1]["value"], "2");
+    let timing = &shown["timing"];
+    assert_eq!(
+        (
+            &timing["dns_ms"],
+            &timing["first_byte_ms"],
+            &timing["connection_reused"]
+        ),
+        (&json!(0.5), &json!(2.25), &json!(true))
+    );
+    assert!(
+        timing.get("connect_ms").is_none(),
+        "a kept connection needed none: {timing}"
+    );
+    let shown = read(0).await;
+    assert_eq!(
+        (&shown["request_headers"], shown.get("timing")),
+        (&json!([]), None)
+    );
 }
 
 /// Plays the owner for one test: the first command of any partition gets this result.

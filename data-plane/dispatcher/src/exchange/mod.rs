@@ -9,6 +9,7 @@
 
 mod connect;
 mod gate;
+mod kept_headers;
 mod outcome;
 mod pool;
 mod response;
@@ -144,7 +145,11 @@ impl Exchanger {
     {
         let started = Instant::now();
         let mut phases = Phases::default();
-        let sent = self.shared.exchange(request, Box::pin(gate), &mut phases).await?;
+        let mut request_headers = Vec::new();
+        let sent = self
+            .shared
+            .exchange(request, Box::pin(gate), &mut phases, &mut request_headers)
+            .await?;
         let (outcome, waited) = match sent {
             Ok(Sent { mut outcome, waited }) => {
                 outcome.phases = Phases {
@@ -161,6 +166,7 @@ impl Exchanger {
                 total,
                 ..outcome.phases
             },
+            request_headers,
             ..outcome
         })
     }
@@ -181,6 +187,7 @@ impl Shared {
         request: Request,
         gate: Gate,
         phases: &mut Phases,
+        request_headers: &mut Vec<(String, String)>,
     ) -> Result<Result<Sent, Failure>, Aborted> {
         let deadline = Instant::now() + self.config.exchange_timeout;
         let (url, addresses) = match self.vet(&request.url, deadline, phases).await {
@@ -195,6 +202,7 @@ impl Shared {
             Ok(message) => message,
             Err(failure) => return Ok(Err(failure)),
         };
+        *request_headers = kept_headers::of_request(message.headers());
         let mut gate = gate;
         if let Some(kept) = self.pool.take(&key, &addresses) {
             match self
@@ -242,6 +250,7 @@ fn failed(failure: Failure, phases: Phases) -> Outcome {
         phases,
         begun_at: None,
         reused: false,
+        request_headers: Vec::new(),
         response_headers: Vec::new(),
         response_body: Bytes::new(),
         retry_after: None,

@@ -151,6 +151,8 @@ pub struct Outcome {
     pub begun_at: Option<Instant>,
     /// Whether a kept connection was used.
     pub reused: bool,
+    /// The request's headers, bounded, credentials and signatures masked. None when there was no request.
+    pub request_headers: Vec<(String, String)>,
     /// The response's headers in order, bounded, credentials masked.
     pub response_headers: Vec<(String, String)>,
     /// The response body's first [`qrelay_store::limits::RESPONSE_SNIPPET_BYTES`] as they came.

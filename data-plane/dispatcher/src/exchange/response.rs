@@ -3,19 +3,15 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, PROXY_AUTHENTICATE, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
+use http::header::RETRY_AFTER;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use qrelay_store::Timestamp;
-use qrelay_store::limits::{RESPONSE_BYTES_MAX, RESPONSE_HEADERS_KEPT_BYTES, RESPONSE_SNIPPET_BYTES};
+use qrelay_store::limits::{RESPONSE_BYTES_MAX, RESPONSE_SNIPPET_BYTES};
 use tokio::time::{Instant, timeout_at};
 
 use super::outcome::RetryAfter;
-
-/// What stands in the attempt log for a value that may be a credential.
-const MASK: &str = "***";
-const MASKED: [HeaderName; 4] = [SET_COOKIE, AUTHORIZATION, WWW_AUTHENTICATE, PROXY_AUTHENTICATE];
 
 /// What was read of a response body.
 pub(super) struct Body {
@@ -52,26 +48,6 @@ pub(super) async fn read_body(mut body: Incoming, deadline: Instant) -> Body {
     }
 }
 
-/// The headers as the attempt log keeps them: in order, no more than [`RESPONSE_HEADERS_KEPT_BYTES`], credentials
-/// masked, bytes that are not UTF-8 replaced.
-pub(super) fn kept_headers(headers: &HeaderMap) -> Vec<(String, String)> {
-    let mut room = RESPONSE_HEADERS_KEPT_BYTES;
-    let mut kept = Vec::with_capacity(headers.len());
-    for (name, value) in headers {
-        let value = if MASKED.contains(name) {
-            MASK.to_owned()
-        } else {
-            String::from_utf8_lossy(value.as_bytes()).into_owned()
-        };
-        let Some(left) = room.checked_sub(name.as_str().len() + value.len()) else {
-            break;
-        };
-        room = left;
-        kept.push((name.as_str().to_owned(), value));
-    }
-    kept
-}
-
 /// `Retry-After` in seconds or as an HTTP date (RFC 9110 §10.2.3); nothing if it is neither.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<RetryAfter> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
@@ -100,7 +76,7 @@ pub(super) fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderName, HeaderValue};
 
     use super::*;
 
@@ -141,18 +117,6 @@ mod tests {
         }
         let huge = retry_after(&headers("retry-after", b"99999999999999999999999"));
         assert!(matches!(huge, Some(RetryAfter::Delay(delay)) if delay.as_secs() > 1_000_000_000));
-    }
-
-    #[test]
-    fn kept_headers_are_bounded_and_hold_no_credentials() {
-        let mut map = headers("set-cookie", b"session=secret");
-        map.append("x-note", HeaderValue::from_bytes(b"caf\xc3\xa9 \xff").unwrap());
-        let kept = kept_headers(&map);
-        assert_eq!(kept[0], ("set-cookie".to_owned(), MASK.to_owned()));
-        assert_eq!(kept[1].1, "café \u{fffd}");
-        let long = HeaderValue::from_str(&"x".repeat(RESPONSE_HEADERS_KEPT_BYTES)).unwrap();
-        map.append("x-long", long);
-        assert_eq!(kept_headers(&map).len(), 2);
     }
 
     #[test]

@@ -170,7 +170,8 @@ impl Shared {
             phases,
             begun_at: Some(begun_at),
             reused: kept,
-            response_headers: response::kept_headers(&head.headers),
+            request_headers: Vec::new(),
+            response_headers: super::kept_headers::of_response(&head.headers),
             response_body: body.snippet,
             retry_after: response::retry_after(&head.headers),
         };

@@ -155,6 +155,7 @@ impl Actor {
             began: over.began,
             status,
             next_attempt_at: None,
+            code: over.code,
         };
         let row = row.exchange(&outcome);
         self.add_row(row.clone());

@@ -254,6 +254,7 @@ impl Actor {
             began: over.began,
             status,
             next_attempt_at: next,
+            code: over.code,
         };
         self.add_row(row.exchange(outcome));
         finish
@@ -288,6 +289,7 @@ impl Actor {
             began: over.began,
             status: DeliveryStatus::GivenUp,
             next_attempt_at: None,
+            code: over.code,
         };
         self.add_row(row.unsendable(reason));
         Finish::GivenUp
@@ -322,6 +324,7 @@ impl Actor {
             began: now,
             status: DeliveryStatus::GivenUp,
             next_attempt_at: None,
+            code: None,
         };
         let reason = format!(
             "retention: events of batches {first} to {through} were removed before they could be sent"

@@ -2,8 +2,11 @@
 
 use super::samples::{at, attempt, config_event, event};
 use crate::{
-    id::EndpointId,
-    store::{AttemptRow, DeliveryStatus, DeliverySummary, SharedStore},
+    clock::Timestamp,
+    event::EventType,
+    id::{CodeId, EndpointId},
+    limits,
+    store::{AttemptRow, DeliveryFilter, DeliveryStatus, DeliverySummary, SharedStore},
 };
 
 fn succeeded(row: AttemptRow) -> AttemptRow {
@@ -116,4 +119,108 @@ pub async fn a_delivery_without_attempts_counts_none(store: &SharedStore) {
             attempts: 0
         }]
     );
+}
+
+/// When the first attempts of all deliveries that pass began, read in pages.
+async fn found_in_pages(
+    store: &SharedStore,
+    endpoint: EndpointId,
+    filter: &DeliveryFilter,
+    limit: usize,
+) -> Vec<Timestamp> {
+    let (mut found, mut before) = (Vec::new(), None);
+    loop {
+        let page = store
+            .find_deliveries(endpoint, filter, before, limit)
+            .await
+            .unwrap();
+        assert!(page.deliveries.len() <= limit);
+        found.extend(page.deliveries.iter().map(|one| one.last.first_at));
+        before = page.next;
+        if before.is_none() {
+            return found;
+        }
+    }
+}
+
+pub async fn deliveries_are_found_by_status_type_code_and_time(store: &SharedStore) {
+    let endpoint = EndpointId::random();
+    let code = CodeId::random();
+    let mut rows = Vec::new();
+    for number in 1..=4 {
+        let mut row = attempt(endpoint, at(number), event(number.unsigned_abs()), 1);
+        if number % 2 == 0 {
+            (row.code, row.event_type) = (Some(code), EventType::CodeCreated);
+        }
+        rows.push(row.clone());
+        if number > 2 {
+            row.number = 2;
+            rows.push(succeeded(row));
+        }
+    }
+    let mut of_no_code = attempt(endpoint, at(5), event(5), 1);
+    of_no_code.code = None;
+    rows.push(of_no_code);
+    store.record_attempts(rows).await.unwrap();
+    let any = DeliveryFilter::default;
+    let status = |status| DeliveryFilter {
+        status: Some(status),
+        ..any()
+    };
+    let between = |start, end| DeliveryFilter {
+        start: Some(at(start)),
+        end: Some(at(end)),
+        ..any()
+    };
+    let events = |pattern: &str| DeliveryFilter {
+        events: Some(pattern.parse().unwrap()),
+        ..any()
+    };
+    let of_code = DeliveryFilter {
+        code: Some(code),
+        ..any()
+    };
+    let both = DeliveryFilter {
+        status: Some(DeliveryStatus::Retrying),
+        ..of_code.clone()
+    };
+    for (filter, expected) in [
+        (any(), vec![5, 4, 3, 2, 1]),
+        (status(DeliveryStatus::Retrying), vec![5, 2, 1]),
+        (status(DeliveryStatus::Succeeded), vec![4, 3]),
+        (status(DeliveryStatus::GivenUp), vec![]),
+        (events("code.*"), vec![4, 2]),
+        (events("scan.created"), vec![5, 3, 1]),
+        (of_code, vec![4, 2]),
+        (both, vec![2]),
+        (between(2, 4), vec![3, 2]),
+        (between(4, 4), vec![]),
+        (between(5, 9), vec![5]),
+    ] {
+        for limit in [1, 2, 9] {
+            let found = found_in_pages(store, endpoint, &filter, limit).await;
+            let expected: Vec<_> = expected.iter().map(|number| at(*number)).collect();
+            assert_eq!(found, expected, "{filter:?} in pages of {limit}");
+        }
+    }
+}
+
+pub async fn one_look_at_a_long_delivery_log_is_bounded(store: &SharedStore) {
+    let endpoint = EndpointId::random();
+    let count = i64::try_from(limits::DELIVERIES_SCANNED_MAX).unwrap() + 1;
+    let rows = (1..=count).map(|number| attempt(endpoint, at(number), event(1), 1));
+    let mut rows: Vec<_> = rows.collect();
+    rows[0] = succeeded(rows[0].clone());
+    store.record_attempts(rows).await.unwrap();
+    let filter = DeliveryFilter {
+        status: Some(DeliveryStatus::Succeeded),
+        ..DeliveryFilter::default()
+    };
+    let first = store.find_deliveries(endpoint, &filter, None, 1).await.unwrap();
+    assert_eq!((first.deliveries.len(), first.next), (0, Some((at(2), event(1)))));
+    let second = store
+        .find_deliveries(endpoint, &filter, first.next, 1)
+        .await
+        .unwrap();
+    assert_eq!((second.deliveries.len(), second.next), (1, None));
 }

@@ -103,6 +103,8 @@ macro_rules! conformance_tests {
             deliveries_are_paged_newest_first,
             a_repeated_attempt_is_recorded_once,
             a_delivery_without_attempts_counts_none,
+            deliveries_are_found_by_status_type_code_and_time,
+            one_look_at_a_long_delivery_log_is_bounded,
         });
         $crate::conformance_tests!(@ $fixture, commands {
             pending_commands_come_oldest_first_until_they_are_finished,

@@ -227,6 +227,7 @@ pub fn attempt(endpoint: EndpointId, first_at: Timestamp, event: EventAddress, n
         next_attempt_at: Some(at(99)),
         detail: json!({"phases": {"connect_ms": 1}}),
         response_body: Bytes::from_static(b"\x00oops\xFF"),
+        code: Some(CodeId::from_bytes([3; 10])),
     }
 }
 

@@ -13,12 +13,16 @@ use super::{
 use crate::{
     clock::Timestamp,
     id::{EndpointId, EventAddress},
-    store::{AttemptRow, Attempts, DeliveryStatus, DeliverySummary, Result},
+    limits,
+    store::{
+        AttemptRow, Attempts, DeliveryFilter, DeliveryPage, DeliveryPosition, DeliveryStatus,
+        DeliverySummary, Result,
+    },
 };
 
 const COLUMNS: &str =
     "event, event_type, number, started_at, duration_ms, status, response_status, error_class,
-    fault, error, next_attempt_at, detail, response_body";
+    fault, error, next_attempt_at, detail, response_body, code";
 
 #[async_trait]
 impl Attempts for SqliteStore {
@@ -33,14 +37,16 @@ impl Attempts for SqliteStore {
             .await
     }
 
-    async fn deliveries(
+    async fn find_deliveries(
         &self,
         endpoint: EndpointId,
-        before: Option<(Timestamp, EventAddress)>,
+        filter: &DeliveryFilter,
+        before: Option<DeliveryPosition>,
         limit: usize,
-    ) -> Result<Vec<DeliverySummary>> {
+    ) -> Result<DeliveryPage> {
+        let filter = filter.clone();
         self.main_lists
-            .read(move |connection| deliveries(connection, endpoint, before, limit))
+            .read(move |connection| find(connection, endpoint, &filter, before, limit))
             .await
     }
 
@@ -74,7 +80,7 @@ fn record(connection: &Connection, row: &AttemptRow) -> Result<(), Fault> {
     connection
         .prepare_cached(&format!(
             "INSERT OR REPLACE INTO attempt (endpoint, first_at, {COLUMNS})
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
         ))?
         .execute(params![
             row.endpoint.to_string(),
@@ -92,6 +98,7 @@ fn record(connection: &Connection, row: &AttemptRow) -> Result<(), Fault> {
             row.next_attempt_at.map(Timestamp::as_millis),
             document(&row.detail)?,
             &row.response_body[..],
+            row.code.map(|code| code.to_string()),
         ])?;
     Ok(())
 }
@@ -99,41 +106,72 @@ fn record(connection: &Connection, row: &AttemptRow) -> Result<(), Fault> {
 /// One delivery: its first attempt's time, its event, its last attempt's number, and how many attempts.
 type Found = (Timestamp, [u8; 16], u32, u32);
 
-fn deliveries(
+/// Walks back through an endpoint's deliveries. Only those that pass are read whole.
+fn find(
     connection: &Connection,
     endpoint: EndpointId,
-    before: Option<(Timestamp, EventAddress)>,
+    filter: &DeliveryFilter,
+    before: Option<DeliveryPosition>,
     limit: usize,
-) -> Result<Vec<DeliverySummary>, Fault> {
-    let (at, event) = before.map_or((i64::MAX, [0; 16]), |(at, event)| {
-        (at.as_millis(), address_key(event))
-    });
+) -> Result<DeliveryPage, Fault> {
+    let end = filter.end.map_or(i64::MAX, Timestamp::as_millis);
+    // Strictly below (end, the smallest address) is strictly before `end`.
+    let (at, event) = before
+        .map(|(at, event)| (at.as_millis(), address_key(event)))
+        .filter(|(at, _)| *at < end)
+        .unwrap_or((end, [0; 16]));
+    let start = filter.start.map_or(i64::MIN, Timestamp::as_millis);
     let transaction = connection.unchecked_transaction()?;
     let mut groups = transaction.prepare_cached(
         "SELECT first_at, event, max(number), sum(number > 0) FROM attempt
-         WHERE endpoint = ?1 AND (first_at, event) < (?2, ?3)
-         GROUP BY first_at, event ORDER BY first_at DESC, event DESC LIMIT ?4",
+         WHERE endpoint = ?1 AND (first_at, event) < (?2, ?3) AND first_at >= ?4
+         GROUP BY first_at, event ORDER BY first_at DESC, event DESC LIMIT ?5",
     )?;
-    let found = groups
-        .query_map(
-            params![endpoint.to_string(), at, event, sql_limit(limit)],
-            |row| Ok((time(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
-        )?
-        .collect::<rusqlite::Result<Vec<Found>>>()?;
-    let mut last = transaction.prepare_cached(&format!(
+    let scanned = limits::DELIVERIES_SCANNED_MAX;
+    let found = groups.query_map(
+        params![endpoint.to_string(), at, event, start, sql_limit(scanned + 1)],
+        |row| Ok((time(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+    )?;
+    let mut page = DeliveryPage::default();
+    let mut last: Option<DeliveryPosition> = None;
+    for (at, group) in found.enumerate() {
+        if at == scanned || page.deliveries.len() == limit {
+            page.next = last;
+            break;
+        }
+        let found: Found = group?;
+        last = Some((found.0, address(found.1)));
+        page.deliveries
+            .extend(last_attempt(&transaction, endpoint, filter, found)?);
+    }
+    Ok(page)
+}
+
+/// A delivery that was found, if it passes the filter.
+fn last_attempt(
+    connection: &Connection,
+    endpoint: EndpointId,
+    filter: &DeliveryFilter,
+    (first_at, event, number, attempts): Found,
+) -> Result<Option<DeliverySummary>, Fault> {
+    let key = params![endpoint.to_string(), first_at.as_millis(), event, number];
+    let mut brief = connection.prepare_cached(
+        "SELECT status, event_type, code FROM attempt
+         WHERE endpoint = ?1 AND first_at = ?2 AND event = ?3 AND number = ?4",
+    )?;
+    let (state, event_type, about): (String, String, Option<String>) =
+        brief.query_row(key, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let about = about.map(|text| parse_id(&text)).transpose()?;
+    if !filter.covers(status(&state)?, parse_id(&event_type)?, about) {
+        return Ok(None);
+    }
+    let mut whole = connection.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM attempt WHERE endpoint = ?1 AND first_at = ?2 AND event = ?3 AND number = ?4"
     ))?;
-    let mut all = Vec::with_capacity(found.len());
-    for (first_at, event, number, attempts) in found {
-        let mut rows = last.query(params![endpoint.to_string(), first_at.as_millis(), event, number])?;
-        if let Some(row) = rows.next()? {
-            all.push(DeliverySummary {
-                last: to_attempt(row, endpoint, first_at)?,
-                attempts,
-            });
-        }
-    }
-    Ok(all)
+    let mut rows = whole.query(key)?;
+    let row = rows.next()?;
+    let last = row.map(|row| to_attempt(row, endpoint, first_at)).transpose()?;
+    Ok(last.map(|last| DeliverySummary { last, attempts }))
 }
 
 fn to_attempt(row: &Row<'_>, endpoint: EndpointId, first_at: Timestamp) -> Result<AttemptRow, Fault> {
@@ -153,6 +191,10 @@ fn to_attempt(row: &Row<'_>, endpoint: EndpointId, first_at: Timestamp) -> Resul
         next_attempt_at: row.get::<_, Option<i64>>(10)?.map(Timestamp::from_millis),
         detail: parse(&row.get::<_, String>(11)?)?,
         response_body: Bytes::from(row.get::<_, Vec<u8>>(12)?),
+        code: row
+            .get::<_, Option<String>>(13)?
+            .map(|text| parse_id(&text))
+            .transpose()?,
     })
 }
 

@@ -36,7 +36,10 @@ pub(super) static LOG: Schema = Schema {
 pub(super) static MAIN: Schema = Schema {
     file: "main.db",
     application_id: 0x7172_6C6D, // "qrlm"
-    migrations: &[include_str!("schema/main-1.sql")],
+    migrations: &[
+        include_str!("schema/main-1.sql"),
+        include_str!("schema/main-2.sql"),
+    ],
     install_sql: "SELECT id FROM install",
 };
 
