@@ -1,6 +1,9 @@
 //! The process itself: its data directory, signals, exit codes and first start.
 
-use std::process::{Command, Stdio};
+use std::{
+    collections::BTreeSet,
+    process::{Command, Stdio},
+};
 
 use qrelay_tests::{
     http,
@@ -190,10 +193,29 @@ async fn health_and_metrics_are_served_beside_the_product() {
         json!({"short_id": "ops", "destination_url": "https://a.example/"}),
     )
     .await;
+    let receiver = Receiver::start(Behaviour::Accept).await;
+    api.post(
+        "/v1/endpoints",
+        json!({"url": receiver.url(), "events": ["scan.created"]}),
+    )
+    .await;
     http::get(server.edge(), "/ops").await.unwrap();
+    wait_until("a delivery is counted", async || {
+        (server.metric("qrelay_deliveries_ended_total").await >= 1.0).then_some(())
+    })
+    .await;
     assert_eq!(http::get(server.ops(), "/healthz").await.unwrap().status(), 200);
     let metrics = http::get(server.ops(), "/metrics").await.unwrap();
     let text = String::from_utf8(metrics.body().to_vec()).unwrap();
-    assert!(text.contains("# HELP qrelay_"), "metrics have help texts: {text}");
+    let named = |mark: &str| -> BTreeSet<String> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(mark));
+        lines
+            .filter_map(|line| line.split(' ').next().map(str::to_owned))
+            .collect()
+    };
+    let (types, helps) = (named("# TYPE "), named("# HELP "));
+    assert!(types.len() > 10, "{text}");
+    let bare: Vec<_> = types.difference(&helps).collect();
+    assert!(bare.is_empty(), "metrics without a help text: {bare:?}");
     server.stop().await;
 }
