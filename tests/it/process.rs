@@ -69,6 +69,105 @@ fn usage_errors_name_every_violation_and_exit_64() {
     assert_eq!(unknown.status.code(), Some(64));
 }
 
+/// Starts a server that is to refuse its configuration: its exit code and all that it said.
+fn refused_start(data_dir: &std::path::Path, flags: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(super::BINARY)
+        .args(["up", "--data-dir"])
+        .arg(data_dir)
+        .args(["--edge-listen=127.0.0.1:0", "--api-listen=127.0.0.1:0"])
+        .args(["--ops-listen=127.0.0.1:0"])
+        .args(flags)
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), text)
+}
+
+#[test]
+fn a_file_that_is_not_what_its_flag_is_for_is_named_with_the_flag_and_exits_64() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path.display().to_string()
+    };
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let cert = file("cert.pem", made.cert.pem().as_bytes());
+    let key = file("key.pem", made.signing_key.serialize_pem().as_bytes());
+    let another = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let another = file("another.pem", another.signing_key.serialize_pem().as_bytes());
+    let wrong = [
+        dir.path().join("missing/file").display().to_string(),
+        dir.path().display().to_string(),
+        file("empty", b""),
+        file("garbage", b"\x00\xff not what it should be \xfe\n"),
+    ];
+    let flags: [(&str, &[&str]); 6] = [
+        ("--geoip-db", &[]),
+        ("--ca-bundle", &[]),
+        ("--api-tls-cert", &["--api-tls-key", &key]),
+        ("--api-tls-key", &["--api-tls-cert", &cert]),
+        ("--admin-key-file", &[]),
+        ("--master-key-file", &[]),
+    ];
+    for (flag, others) in flags {
+        for path in &wrong {
+            let data_dir = tempfile::tempdir().unwrap();
+            let (code, text) = refused_start(data_dir.path(), &[&[flag, path], others].concat());
+            let told = text.contains(flag)
+                && text.contains(path.as_str())
+                && ["name a", "name the"].iter().any(|advice| text.contains(advice));
+            assert!(code == Some(64) && told, "{flag} {path}: {code:?} {text}");
+        }
+    }
+    let data_dir = tempfile::tempdir().unwrap();
+    let pair = ["--api-tls-cert", &cert, "--api-tls-key", &another];
+    let (code, text) = refused_start(data_dir.path(), &pair);
+    assert!(
+        code == Some(64) && text.contains(&cert) && text.contains(&another),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn another_installs_master_key_is_refused_by_a_store_with_secrets() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(super::BINARY, &dir.path().join("data"));
+    let server = setup.start().await;
+    let (_, api) = server.admin().tenant("sealed").await;
+    code_and_endpoint(&api, "sealed", "http://127.0.0.1:9/").await;
+    server.stop().await;
+    let other = Setup::new(super::BINARY, &dir.path().join("other"));
+    other.start().await.stop().await;
+    let foreign = other.data_dir.join("master.key").display().to_string();
+    let (code, text) = refused_start(&setup.data_dir, &["--master-key-file", &foreign]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("--master-key-file") && text.contains(&foreign),
+        "{text}"
+    );
+    setup.start().await.stop().await;
+}
+
+#[tokio::test]
+async fn an_admin_key_file_named_by_a_flag_beats_the_variable() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin");
+    std::fs::write(&path, "an-admin-key-that-stands-in-a-file\n").unwrap();
+    // Its environment has QRELAY_ADMIN_KEY, as the shell of an operator may.
+    let setup = Setup::new(super::BINARY, &dir.path().join("data"))
+        .with(&["--admin-key-file", &path.display().to_string()]);
+    let server = setup.start().await;
+    let mut admin = server.admin();
+    admin.key = "an-admin-key-that-stands-in-a-file".to_owned();
+    admin.tenant("flag").await;
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_drains_and_loses_nothing_that_was_answered() {
     let dir = tempfile::tempdir().unwrap();

@@ -9,7 +9,10 @@ use crate::failure::{Failure, chain};
 
 /// The connection could not be opened.
 pub(crate) fn cannot_connect(api: &str, error: &tonic::transport::Error) -> Failure {
-    let failure = Failure::failed(format!("cannot connect to the API at {api}: {}", chain(error)));
+    let failure = Failure::failed(format!(
+        "cannot connect to the API at {api}: {}",
+        innermost(error)
+    ));
     let hint = match io_kind(error) {
         Some(io::ErrorKind::ConnectionRefused) => {
             "is `qrelay up` running? If it listens elsewhere, set QRELAY_API (or --api)"
@@ -20,6 +23,15 @@ pub(crate) fn cannot_connect(api: &str, error: &tonic::transport::Error) -> Fail
         _ => "check QRELAY_API (or --api): http:// or https://, host and port",
     };
     failure.hint(hint)
+}
+
+/// The last reason: those above it are names of layers of the library.
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
 }
 
 fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
@@ -58,6 +70,10 @@ impl From<Status> for Failure {
             "" => name(status.code()).to_owned(),
             message => format!("{message} ({})", name(status.code())),
         };
+        let message = match status.source() {
+            Some(error) => format!("the connection to the API broke: {}", innermost(error)),
+            None => message,
+        };
         let failure = Failure::failed(message).details(violations).details(quotas);
         match hint {
             Some(hint) => failure.hint(hint),
@@ -94,7 +110,9 @@ fn hint(status: &Status, violations: &[String]) -> Option<String> {
             return pause.map(|pause| format!("try again in {}", humantime::format_duration(pause)));
         }
         Code::DeadlineExceeded => "no answer in time; it may have happened nevertheless",
-        Code::Unavailable => "the server is not ready or went away; try again, and see its log",
+        Code::Unavailable => {
+            "the server is not ready or went away: is `qrelay up` running where QRELAY_API (or --api) points? Try again, and see its log"
+        }
         Code::Unimplemented => "the server does not know this call: is it older than this command?",
         Code::Unknown | Code::Internal if is_protocol_error(status) => {
             "what answers there does not speak gRPC: QRELAY_API must name the API's port (7070), with https:// if it has TLS"

@@ -11,6 +11,7 @@ mod command_line;
 mod demo;
 mod escape;
 mod failure;
+mod flag_first;
 mod operator;
 mod output;
 mod qr;

@@ -81,7 +81,7 @@ enum Action {
 
 #[derive(clap::Args, Debug)]
 struct Create {
-    /// Where events are POSTed
+    /// Where events are POSTed: https, port 443 or from 1024 on
     url: String,
     /// An event type (scan.created), a family (scan.*) or *; may be given several times
     #[arg(long = "event", required = true, value_name = "EVENT")]
@@ -99,7 +99,7 @@ struct Create {
 struct Update {
     /// The endpoint's id
     id: String,
-    /// Where events are POSTed
+    /// Where events are POSTed: https, port 443 or from 1024 on
     #[arg(long)]
     url: Option<String>,
     /// An event type, a family or *; may be given several times, and replaces all of them
@@ -284,7 +284,10 @@ async fn test(id: String, tenant_id: String, session: &Session, out: &mut Output
 }
 
 fn own_secret(file: Option<&Path>) -> Result<Option<String>, Failure> {
-    let secret = file.map(secret_file).transpose()?;
+    let secret = file.map(secret_file).transpose().map_err(|why| {
+        Failure::usage(format!("--secret-file: {why}"))
+            .hint("name a file whose only line is a signing secret, whsec_…")
+    })?;
     Ok(secret.map(|secret| secret.expose_secret().to_owned()))
 }
 

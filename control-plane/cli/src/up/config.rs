@@ -17,7 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::flags::Flags;
+use super::flags::{AdminKeyArgs, Flags};
 use crate::{failure::Failure, session::secret_file};
 
 /// The shortest retention: less than the default retry schedule would give deliveries up unseen.
@@ -26,6 +26,14 @@ const RETENTION_MIN: Duration = Duration::from_secs(3600);
 const RETENTION_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// The longest drain: nobody waits longer for a stop.
 const DRAIN_DEADLINE_MAX: Duration = Duration::from_secs(600);
+
+/// What each file is to hold, as an operator is told who named another.
+pub(super) const GEOIP_DB: &str = "a GeoIP database in MaxMind's format (.mmdb)";
+pub(super) const CA_BUNDLE: &str = "a PEM file with certificates of authorities";
+pub(super) const API_TLS_CERT: &str =
+    "a PEM file with the certificate chain, the API's own certificate first";
+pub(super) const API_TLS_KEY: &str = "a PEM file with the certificate's private key, not encrypted";
+pub(super) const MASTER_KEY_FILE: &str = "the key file that this install's first start made, or a copy of it; for a new install, a path in an existing directory where no file is yet";
 
 /// How all roles run in one process.
 #[derive(Clone, Debug)]
@@ -113,13 +121,13 @@ impl Config {
             api_listen: check.listen("api-listen", &flags.api_listen),
             ops_listen: check.listen("ops-listen", &flags.ops_listen),
             public_url: check.public_url(given(flags.public_url.as_deref())),
-            master_key_file: given(flags.master_key_file.as_deref()).map(PathBuf::from),
-            admin_key: check.admin_key(flags),
+            master_key_file: check.master_key_file(flags.master_key_file.as_deref()),
+            admin_key: check.admin_key(&flags.admin.0),
             trusted_proxies: check.networks("trusted-proxies", &flags.trusted_proxies),
             proxy_protocol: check.switch("proxy-protocol", &flags.proxy_protocol),
-            geoip_db: check.file("geoip-db", flags.geoip_db.as_deref()),
+            geoip_db: check.file("geoip-db", flags.geoip_db.as_deref(), GEOIP_DB),
             retention: check.duration("retention", &flags.retention, RETENTION_MIN, RETENTION_MAX),
-            ca_bundle: check.file("ca-bundle", flags.ca_bundle.as_deref()),
+            ca_bundle: check.file("ca-bundle", flags.ca_bundle.as_deref(), CA_BUNDLE),
             api_tls: check.api_tls(flags),
             dangerous_allow_target: check.networks("dangerous-allow-target", &flags.dangerous_allow_target),
             deny_target: check.networks("deny-target", &flags.deny_target),
@@ -259,6 +267,11 @@ impl Check {
         let text = text?;
         match Url::parse(text) {
             Ok(url) if is_origin(&url) => return Some(url),
+            // Not repeated: a password may stand in it, in a form that the parser did not take for one, too.
+            _ if text.contains('@') => self.add(
+                "public-url",
+                "holds an @; it must be http:// or https:// and a host, without user name and password",
+            ),
             Ok(_) => self.add(
                 "public-url",
                 format_args!("{text:?} must be http:// or https://, a host, and nothing after it"),
@@ -314,17 +327,34 @@ impl Check {
         networks
     }
 
-    fn file(&mut self, flag: &str, text: Option<&str>) -> Option<PathBuf> {
+    fn file(&mut self, flag: &str, text: Option<&str>, expected: &str) -> Option<PathBuf> {
         let path = PathBuf::from(given(text)?);
         if let Err(error) = readable(&path) {
-            self.add(flag, format_args!("cannot read {}: {error}", path.display()));
+            self.add(
+                flag,
+                format_args!("cannot read {}: {error}; name {expected}", path.display()),
+            );
+        }
+        Some(path)
+    }
+
+    /// It need not exist: the first start makes it, perhaps in a data directory that is not there yet either.
+    fn master_key_file(&mut self, text: Option<&str>) -> Option<PathBuf> {
+        let path = PathBuf::from(given(text)?);
+        if let Err(error) = readable(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            self.add(
+                "master-key-file",
+                format_args!("cannot read {}: {error}; name {MASTER_KEY_FILE}", path.display()),
+            );
         }
         Some(path)
     }
 
     fn api_tls(&mut self, flags: &Flags) -> Option<ApiTls> {
-        let cert = self.file("api-tls-cert", flags.api_tls_cert.as_deref());
-        let key = self.file("api-tls-key", flags.api_tls_key.as_deref());
+        let cert = self.file("api-tls-cert", flags.api_tls_cert.as_deref(), API_TLS_CERT);
+        let key = self.file("api-tls-key", flags.api_tls_key.as_deref(), API_TLS_KEY);
         match (cert, key) {
             (Some(cert), Some(key)) => Some(ApiTls { cert, key }),
             (None, None) => None,
@@ -339,30 +369,38 @@ impl Check {
         }
     }
 
-    fn admin_key(&mut self, flags: &Flags) -> Option<SecretString> {
-        let key = flags
+    fn admin_key(&mut self, args: &AdminKeyArgs) -> Option<SecretString> {
+        let key = args
             .admin_key
             .as_ref()
             .map(|key| key.expose_secret().trim())
             .filter(|key| !key.is_empty());
-        let key = match (key, given(flags.admin_key_file.as_deref())) {
+        let path = given(args.admin_key_file.as_deref());
+        let key = match (key, path) {
             (Some(_), Some(_)) => {
-                self.add("admin-key-file", "QRELAY_ADMIN_KEY is set too: unset one of them");
+                self.add(
+                    "admin-key-file",
+                    "QRELAY_ADMIN_KEY is set too: unset one of the variables",
+                );
                 return None;
             }
             (Some(key), None) => SecretString::from(key.to_owned()),
             (None, Some(path)) => match secret_file(Path::new(path)) {
                 Ok(key) => key,
-                Err(failure) => {
-                    self.add("admin-key-file", failure.message);
+                Err(why) => {
+                    self.add(
+                        "admin-key-file",
+                        format_args!("{why}; name a file whose only line is the admin key"),
+                    );
                     return None;
                 }
             },
             (None, None) => return None,
         };
         if let Err(error) = AdminKey::new(&key) {
+            let place = path.map(|path| format!("{path}: ")).unwrap_or_default();
             self.violations
-                .push(format!("--admin-key-file (or QRELAY_ADMIN_KEY): {error}"));
+                .push(format!("--admin-key-file (or QRELAY_ADMIN_KEY): {place}{error}"));
         }
         Some(key)
     }

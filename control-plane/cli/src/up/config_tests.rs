@@ -155,6 +155,18 @@ fn the_public_url_is_an_origin() {
 }
 
 #[test]
+fn a_password_in_the_public_url_is_refused_and_not_repeated() {
+    for url in [
+        "https://u:hunter2@qr.example",
+        "u:hunter2@qr.example",
+        "https://u:hunter2@/",
+    ] {
+        let text = refused(&["--public-url", url]);
+        assert!(text.contains("password") && !text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
 fn the_printed_configuration_shows_no_secret() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "a-very-secret-admin-key-indeed\n").unwrap();

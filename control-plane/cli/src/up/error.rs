@@ -2,6 +2,8 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
+use qrelay_control::tls::TlsError;
+use qrelay_dispatcher::exchange::TlsConfigError;
 use qrelay_store::{
     StoreError,
     appender::AppendError,
@@ -9,7 +11,7 @@ use qrelay_store::{
     sqlite,
 };
 
-use super::admin_key::AdminKeyError;
+use super::{admin_key::AdminKeyError, config};
 
 /// Why nothing runs.
 #[derive(Debug, thiserror::Error)]
@@ -37,34 +39,89 @@ pub enum StartError {
         path: PathBuf,
     },
     /// The master keys cannot be read or made.
-    #[error(transparent)]
+    #[error("--master-key-file (QRELAY_MASTER_KEY_FILE)")]
     MasterKey(#[from] MasterKeyError),
     /// The master keys do not open what is stored.
-    #[error(transparent)]
-    WrongKeys(#[from] CheckError),
+    #[error(
+        "--master-key-file (QRELAY_MASTER_KEY_FILE): {} is not the key file of this data directory",
+        path.display()
+    )]
+    WrongKeys {
+        /// The key file.
+        path: PathBuf,
+        /// What does not open.
+        source: CheckError,
+    },
     /// The admin key.
     #[error(transparent)]
     AdminKey(#[from] AdminKeyError),
     /// The store failed once it was open.
     #[error("the store failed at the start")]
     Store(#[from] StoreError),
+    /// The GeoIP database.
+    #[error("--geoip-db (QRELAY_GEOIP_DB)")]
+    Geo(#[source] qrelay_edge::GeoError),
     /// The edge.
     #[error(transparent)]
     Edge(#[from] qrelay_edge::BuildError),
-    /// The API's certificate or key.
-    #[error("cannot use the API's TLS files")]
-    Tls(#[from] qrelay_control::tls::TlsError),
+    /// The API's certificate.
+    #[error("--api-tls-cert (QRELAY_API_TLS_CERT)")]
+    TlsCert(#[source] TlsError),
+    /// The API's private key.
+    #[error("--api-tls-key (QRELAY_API_TLS_KEY)")]
+    TlsKey(#[source] TlsError),
+    /// The API's certificate and key do not fit each other, or are not what a server needs.
+    #[error("--api-tls-cert {} and --api-tls-key {}", cert.display(), key.display())]
+    TlsPair {
+        /// The chain.
+        cert: PathBuf,
+        /// The private key.
+        key: PathBuf,
+        /// Why.
+        source: TlsError,
+    },
     /// The authorities that receivers are checked against.
+    #[error("--ca-bundle (QRELAY_CA_BUNDLE)")]
+    CaBundle(#[source] TlsConfigError),
+    /// TLS to receivers cannot be set up, whatever the authorities are.
     #[error("the dispatcher cannot start")]
-    Dispatcher(#[from] qrelay_dispatcher::exchange::TlsConfigError),
+    Dispatcher(#[source] TlsConfigError),
     /// The control plane.
     #[error("the control plane cannot start")]
     Control(#[from] qrelay_control::BuildError),
 }
 
 impl StartError {
+    /// Whether the configuration is at fault, and the same start would never succeed.
+    pub(crate) fn is_usage(&self) -> bool {
+        match self {
+            Self::MasterKey(MasterKeyError::File { source, .. }) => is_wrong_path(source.kind()),
+            Self::MasterKey(_)
+            | Self::Geo(_)
+            | Self::TlsCert(_)
+            | Self::TlsKey(_)
+            | Self::TlsPair { .. }
+            | Self::CaBundle(_) => true,
+            _ => false,
+        }
+    }
+
     /// What to do next, where that is not said by the error.
-    pub(crate) fn hint(&self) -> Option<&'static str> {
+    pub(crate) fn hint(&self) -> Option<String> {
+        let expected = match self {
+            Self::MasterKey(MasterKeyError::Exposed { .. }) => return None,
+            Self::MasterKey(_) | Self::WrongKeys { .. } => config::MASTER_KEY_FILE,
+            Self::Geo(_) => config::GEOIP_DB,
+            Self::TlsCert(_) => config::API_TLS_CERT,
+            Self::TlsKey(_) => config::API_TLS_KEY,
+            Self::TlsPair { .. } => "a certificate and the private key that was made with it",
+            Self::CaBundle(_) => config::CA_BUNDLE,
+            other => return other.action().map(str::to_owned),
+        };
+        Some(format!("name {expected}"))
+    }
+
+    fn action(&self) -> Option<&'static str> {
         match self {
             Self::Listen { source, .. } => match source.kind() {
                 io::ErrorKind::AddrInUse => {
@@ -80,6 +137,20 @@ impl StartError {
             _ => None,
         }
     }
+}
+
+/// Of what cannot be read or made: whether another path would do, where others (a full disk) are for the machine.
+fn is_wrong_path(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::ReadOnlyFilesystem
+            // Not UTF-8, so no key file.
+            | io::ErrorKind::InvalidData
+    )
 }
 
 /// What a stop did not achieve. Nothing that was answered is lost by it.

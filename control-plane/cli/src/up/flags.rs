@@ -7,6 +7,8 @@
 use clap::Args;
 use secrecy::SecretString;
 
+use crate::flag_first::{FlagFirst, SecretOrFile};
+
 /// Flags of `qrelay up`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Flags {
@@ -48,12 +50,8 @@ pub(crate) struct Flags {
     /// The keys that seal stored secrets; made at the first start [default: master.key in the data directory]
     #[arg(long, env = "QRELAY_MASTER_KEY_FILE", value_name = "FILE")]
     pub(crate) master_key_file: Option<String>,
-    /// Refused on the command line: see `command_line::secret_in_arguments`.
-    #[arg(long, env = "QRELAY_ADMIN_KEY", hide_env_values = true, hide = true)]
-    pub(crate) admin_key: Option<SecretString>,
-    /// A file with the admin key, instead of QRELAY_ADMIN_KEY [default: made at the first start]
-    #[arg(long, env = "QRELAY_ADMIN_KEY_FILE", value_name = "FILE")]
-    pub(crate) admin_key_file: Option<String>,
+    #[command(flatten)]
+    pub(crate) admin: FlagFirst<AdminKeyArgs>,
     /// Networks of proxies whose X-Forwarded-For is believed
     #[arg(
         long,
@@ -86,7 +84,8 @@ pub(crate) struct Flags {
     /// A PEM file with the API's private key; needs --api-tls-cert
     #[arg(long, env = "QRELAY_API_TLS_KEY", value_name = "FILE")]
     pub(crate) api_tls_key: Option<String>,
-    /// Development only: a network that webhooks may go to although it is not public, over http too
+    /// Development only: a network that webhooks may go to although it is not public, over http too. A name is
+    /// reached by every address it has: where localhost is ::1 as well, allow ::1/128 beside 127.0.0.0/8
     #[arg(
         long,
         env = "QRELAY_DANGEROUS_ALLOW_TARGET",
@@ -111,4 +110,23 @@ pub(crate) struct Flags {
     /// Print the configuration, secrets masked, and do nothing else
     #[arg(long)]
     pub(crate) print_config: bool,
+}
+
+/// The admin key: from the variable, or from a file.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct AdminKeyArgs {
+    /// Refused on the command line: see `command_line::secret_in_arguments`.
+    #[arg(long, env = "QRELAY_ADMIN_KEY", hide_env_values = true, hide = true)]
+    pub(crate) admin_key: Option<SecretString>,
+    /// A file with the admin key, instead of QRELAY_ADMIN_KEY [default: made at the first start]
+    #[arg(long, env = "QRELAY_ADMIN_KEY_FILE", value_name = "FILE")]
+    pub(crate) admin_key_file: Option<String>,
+}
+
+impl SecretOrFile for AdminKeyArgs {
+    const FILE: &'static str = "admin_key_file";
+
+    fn forget_secret(&mut self) {
+        self.admin_key = None;
+    }
 }

@@ -112,7 +112,11 @@ fn announce(running: &Running) {
 }
 
 fn cannot_start(error: StartError) -> Failure {
-    let failure = Failure::because("cannot start", &error);
+    let message = format!("cannot start: {}", chain(&error));
+    let failure = match error.is_usage() {
+        true => Failure::usage(message),
+        false => Failure::failed(message),
+    };
     match error.hint() {
         Some(hint) => failure.hint(hint),
         None => failure,

@@ -7,12 +7,13 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use qrelay_dispatcher::exchange::{self, Exchanger};
+use qrelay_control::tls::TlsError;
+use qrelay_dispatcher::exchange::{self, Exchanger, TlsConfigError};
 use qrelay_store::{
     appender::Appender,
     clock::{SharedClock, SystemClock},
     reader::close_dead_writers,
-    seal::{MasterKeys, Sealer},
+    seal::{CheckError, MasterKeys, Sealer},
     sqlite::{self, SqliteStore},
     store::SharedStore,
     target::{SystemResolver, TargetPolicy, Targets},
@@ -26,7 +27,7 @@ use url::Url;
 
 use super::{
     admin_key::{self, AdminKeyTo},
-    config::Config,
+    config::{ApiTls, Config},
     error::{StartError, StopError},
     ops::{self, Metrics},
     readiness::Ready,
@@ -230,8 +231,11 @@ async fn sealer(config: &Config, store: &dyn qrelay_store::Store) -> Result<Seal
         tracing::warn!(master_key_file = %path.display(), "made the master key; without a copy of it, stored secrets cannot be restored");
     }
     let sealer = Sealer::new(Arc::new(keys));
-    sealer.check(store).await?;
-    Ok(sealer)
+    match sealer.check(store).await {
+        Ok(()) => Ok(sealer),
+        Err(CheckError::Store(error)) => Err(error.into()),
+        Err(source @ CheckError::WrongKeys { .. }) => Err(StartError::WrongKeys { path, source }),
+    }
 }
 
 struct Listeners {
@@ -350,7 +354,10 @@ async fn edge(
         appender: appender.clone(),
         clock: Arc::clone(&opened.clock),
     };
-    Ok(settings.build(deps).await?)
+    settings.build(deps).await.map_err(|error| match error {
+        qrelay_edge::BuildError::Geo(source) => StartError::Geo(source),
+        other => other.into(),
+    })
 }
 
 fn api(
@@ -361,11 +368,7 @@ fn api(
     targets: Targets,
     public_url: Url,
 ) -> Result<qrelay_control::Server, StartError> {
-    let tls = config
-        .api_tls
-        .as_ref()
-        .map(|tls| qrelay_control::tls::load(&tls.cert, &tls.key))
-        .transpose()?;
+    let tls = config.api_tls.as_ref().map(api_tls).transpose()?;
     let settings = qrelay_control::Config {
         public_url,
         admin_key,
@@ -381,6 +384,19 @@ fn api(
     Ok(qrelay_control::Server::build(settings, deps)?)
 }
 
+fn api_tls(files: &ApiTls) -> Result<Arc<rustls::ServerConfig>, StartError> {
+    qrelay_control::tls::load(&files.cert, &files.key).map_err(|source| match &source {
+        TlsError::Pem { expected, .. } if *expected == "private key" => StartError::TlsKey(source),
+        TlsError::File { path, .. } if *path == files.key => StartError::TlsKey(source),
+        TlsError::Pem { .. } | TlsError::File { .. } => StartError::TlsCert(source),
+        TlsError::Unusable(_) => StartError::TlsPair {
+            cert: files.cert.clone(),
+            key: files.key.clone(),
+            source,
+        },
+    })
+}
+
 fn dispatcher(
     config: &Config,
     opened: &Opened,
@@ -394,7 +410,10 @@ fn dispatcher(
     let deps = qrelay_dispatcher::Deps {
         store: Arc::clone(&opened.shared),
         clock: Arc::clone(&opened.clock),
-        exchanger: Exchanger::new(exchanges, targets)?,
+        exchanger: Exchanger::new(exchanges, targets).map_err(|source| match source {
+            TlsConfigError::Rustls(_) => StartError::Dispatcher(source),
+            _ => StartError::CaBundle(source),
+        })?,
         secrets: Arc::new(sealer),
     };
     let settings = qrelay_dispatcher::Config::default();

@@ -58,6 +58,15 @@ pub enum MasterKeyError {
         /// Its permission bits.
         mode: u32,
     },
+    /// What is in the file is no set of keys.
+    #[error("the master key file {path} cannot be used")]
+    Content {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<MasterKeyError>,
+    },
     /// There is no key in it.
     #[error("there is no master key: expected lines of the form id:base64 of 32 bytes")]
     Empty,
@@ -154,7 +163,12 @@ impl MasterKeys {
             source,
         };
         let file = fs::File::open(path).map_err(failed)?;
-        let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
+        let metadata = file.metadata().map_err(failed)?;
+        if metadata.is_dir() {
+            // Its permissions would be judged otherwise, and tell nobody what is wrong.
+            return Err(failed(io::ErrorKind::IsADirectory.into()));
+        }
+        let mode = metadata.permissions().mode() & 0o7777;
         if mode & 0o007 != 0 {
             return Err(MasterKeyError::Exposed {
                 path: path.to_owned(),
@@ -168,10 +182,15 @@ impl MasterKeys {
         file.take(FILE_BYTES_MAX + 1)
             .read_to_string(&mut text)
             .map_err(failed)?;
-        if u64::try_from(text.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
-            return Err(MasterKeyError::TooMany);
-        }
-        Self::parse(&text)
+        let parsed = if u64::try_from(text.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
+            Err(MasterKeyError::TooMany)
+        } else {
+            Self::parse(&text)
+        };
+        parsed.map_err(|source| MasterKeyError::Content {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })
     }
 
     /// Makes a new key and a file (mode 0600) that holds it. The file appears whole, durable, or not at all.
@@ -372,7 +391,8 @@ mod tests {
         assert!(MasterKeys::create(&path).is_err());
         assert!(matches!(
             MasterKeys::load_or_create(&path),
-            Err(MasterKeyError::Empty)
+            Err(MasterKeyError::Content { path: named, source })
+                if named == path && matches!(*source, MasterKeyError::Empty)
         ));
         assert_eq!(fs::read(&path).unwrap(), b"");
     }
@@ -392,6 +412,18 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(MasterKeys::load(&path).is_ok(), taken, "{mode:o}");
         }
+    }
+
+    #[test]
+    fn a_directory_in_its_place_is_called_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let Err(MasterKeyError::File { path, source, .. }) = MasterKeys::load_or_create(dir.path()) else {
+            panic!("a directory is no key file")
+        };
+        assert_eq!(
+            (path.as_path(), source.kind()),
+            (dir.path(), io::ErrorKind::IsADirectory)
+        );
     }
 
     #[test]
