@@ -134,12 +134,55 @@ fn a_file_that_is_not_what_its_flag_is_for_is_named_with_the_flag_and_exits_64()
 }
 
 #[tokio::test]
+async fn the_command_line_finds_a_code_by_its_short_id_and_takes_the_key_of_the_file_that_a_flag_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(super::BINARY, &dir.path().join("data"));
+    let server = setup.start().await;
+    let (_, api) = server.admin().tenant("short").await;
+    let code = json!({"short_id": "printed", "destination_url": "https://a.example/"});
+    let code = api.post("/v1/codes", code).await;
+    let key = dir.path().join("key");
+    std::fs::write(&key, &api.key).unwrap();
+    let run = |arguments: &[&str]| {
+        let output = Command::new(super::BINARY)
+            .args(arguments)
+            .arg("--key-file")
+            .arg(&key)
+            .env("QRELAY_API", format!("http://{}", api.address))
+            .env("QRELAY_KEY", "qrk_of_another_shell")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+            said,
+        )
+    };
+    for id in ["printed", code["id"].as_str().unwrap()] {
+        let (exit, shown, said) = run(&["code", "show", id]);
+        assert_eq!(exit, Some(0), "{said}");
+        let shown: Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(shown["id"], code["id"]);
+    }
+    let (exit, _, said) = run(&["code", "show", "unknown"]);
+    assert!(exit == Some(1) && said.contains("qrelay code list"), "{said}");
+    // Without a name there is no filter either, which would find any code.
+    let (exit, shown, _) = run(&["code", "show", ""]);
+    assert_eq!((exit, shown.as_str()), (Some(1), ""));
+    let (exit, _, said) = run(&["code", "list", "--ca-bundle", "/nowhere/ca.pem"]);
+    assert!(exit == Some(64) && said.contains("/nowhere/ca.pem"), "{said}");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn another_installs_master_key_is_refused_by_a_store_with_secrets() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new(super::BINARY, &dir.path().join("data"));
     let server = setup.start().await;
     let (_, api) = server.admin().tenant("sealed").await;
-    code_and_endpoint(&api, "sealed", "http://127.0.0.1:9/").await;
+    code_and_endpoint(&api, "sealed", "http://127.0.0.1:1024/").await;
     server.stop().await;
     let other = Setup::new(super::BINARY, &dir.path().join("other"));
     other.start().await.stop().await;

@@ -5,7 +5,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
 use crate::{escape::printable, shape};
@@ -131,10 +131,10 @@ impl Output {
     }
 
     fn details(&mut self, object: &Value) -> io::Result<()> {
-        let Format::Text { width } = self.format else {
+        if !self.is_text() {
             return self.object(object);
-        };
-        writeln!(self.to, "{}", details(object, width))?;
+        }
+        writeln!(self.to, "{}", details(object))?;
         self.to.flush()
     }
 }
@@ -155,29 +155,52 @@ fn terminal_width() -> u16 {
     })
 }
 
-fn table(width: u16) -> Table {
+/// Without wrapping: the terminal does that, and what it wraps is still copied, clicked and searched as one.
+fn table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.force_no_tty().set_width(width);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.force_no_tty();
     table
 }
 
+/// The columns it takes: a blank on both sides of each cell, of which the last one is not printed.
+fn natural_width(table: &Table) -> usize {
+    let widths = table.column_max_content_widths();
+    widths
+        .iter()
+        .map(|width| usize::from(*width) + 2)
+        .sum::<usize>()
+        .saturating_sub(1)
+}
+
 fn list(rows: &[Value], columns: &[Column], width: u16) -> String {
-    let mut table = table(width);
-    table.set_header(columns.iter().map(|(title, _)| *title));
+    let mut wide = table();
+    wide.set_header(columns.iter().map(|(title, _)| *title));
     for row in rows {
-        table.add_row(columns.iter().map(|(_, path)| cell(field(row, path))));
+        wide.add_row(columns.iter().map(|(_, path)| cell(field(row, path))));
     }
-    // The first column is an id, which people copy: never broken.
-    if let Some(ids) = table.column_mut(0) {
-        ids.set_constraint(ColumnConstraint::ContentWidth);
+    if natural_width(&wide) <= usize::from(width) {
+        return wide.trim_fmt();
+    }
+    // A broken id or link is of no use: a block for each row instead.
+    let blocks: Vec<_> = rows.iter().map(|row| block(row, columns)).collect();
+    blocks.join("\n\n")
+}
+
+fn block(row: &Value, columns: &[Column]) -> String {
+    let mut table = table();
+    for (title, path) in columns {
+        let text = cell(field(row, path));
+        if !text.is_empty() {
+            table.add_row([(*title).to_owned(), text]);
+        }
     }
     table.trim_fmt()
 }
 
-fn details(object: &Value, width: u16) -> String {
-    let mut table = table(width);
+fn details(object: &Value) -> String {
+    let mut table = table();
     let mut rows = Vec::new();
     collect("", object, &mut rows);
     for (name, text) in rows {
@@ -307,6 +330,59 @@ mod tests {
 
         more: add --page-token tok
         ");
+    }
+
+    #[test]
+    fn a_list_that_is_too_wide_is_a_block_for_each_row_with_its_links_whole() {
+        const WIDE: [Column; 4] = [
+            ("ID", "id"),
+            ("STATUS", "status"),
+            ("CAMPAIGN", "campaign_id"),
+            ("DESTINATION", "destination_url"),
+        ];
+        let captured = Captured::default();
+        captured
+            .output(Format::Text { width: 30 })
+            .page(&codes(), &WIDE)
+            .unwrap();
+        insta::assert_snapshot!(captured.text(), @r"
+         ID           code_1
+         STATUS       active
+         DESTINATION  https://example.com/spring
+
+         ID           code_2
+         STATUS       active
+         DESTINATION  https://example.com/spring
+
+        more: add --page-token tok
+        ");
+    }
+
+    #[test]
+    fn a_list_is_a_table_as_long_as_every_row_fits_into_a_line() {
+        let shown = |width| {
+            let captured = Captured::default();
+            captured
+                .output(Format::Text { width })
+                .page(&codes(), &COLUMNS)
+                .unwrap();
+            captured.text()
+        };
+        let table = shown(100);
+        let widest = table.lines().map(|line| line.chars().count()).max().unwrap();
+        assert_eq!(shown(u16::try_from(widest).unwrap()), table);
+        assert!(shown(u16::try_from(widest).unwrap() - 1).contains("\n\n ID"));
+    }
+
+    #[test]
+    fn a_long_link_of_a_single_resource_is_not_broken() {
+        let captured = Captured::default();
+        let code = v1::Code {
+            destination_url: format!("https://example.com/{}", "a b-".repeat(50)),
+            ..v1::Code::default()
+        };
+        captured.output(Format::Text { width: 40 }).one(&code).unwrap();
+        assert!(captured.text().contains(&code.destination_url));
     }
 
     #[test]

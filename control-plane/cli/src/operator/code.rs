@@ -1,7 +1,7 @@
 //! `qrelay code`: what is printed, and where it leads.
 
 use clap::{Subcommand, ValueEnum};
-use qrelay_proto::v1;
+use qrelay_proto::v1::{self, code_service_client::CodeServiceClient};
 
 use super::{EtagArgs, Mask, PageArgs, RequestArgs, json_object};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     failure::Failure,
     output::{Column, Output},
     qr,
-    session::{ConnectArgs, Session, TenantArgs, call},
+    session::{Authorized, ConnectArgs, Session, TenantArgs, call},
 };
 
 const COLUMNS: [Column; 6] = [
@@ -39,12 +39,12 @@ enum Action {
     List(List),
     /// Show one code
     Get {
-        /// The code's id
+        /// The code's id or short id
         id: String,
     },
     /// Draw a code in the terminal
     Show {
-        /// The code's id
+        /// The code's id or short id
         id: String,
     },
     /// Change a code; every edge knows within a second
@@ -242,21 +242,8 @@ async fn act(action: Action, tenant_id: String, session: &Session, out: &mut Out
             let request = list.into_request(tenant_id);
             out.page(codes.list_codes(call(request)).await?.get_ref(), &COLUMNS)?;
         }
-        Action::Get { id } => {
-            out.one(
-                codes
-                    .get_code(call(v1::GetCodeRequest { id, tenant_id }))
-                    .await?
-                    .get_ref(),
-            )?;
-        }
-        Action::Show { id } => {
-            let code = codes
-                .get_code(call(v1::GetCodeRequest { id, tenant_id }))
-                .await?
-                .into_inner();
-            show(&code, out)?;
-        }
+        Action::Get { id } => out.one(&find(&mut codes, id, tenant_id).await?)?,
+        Action::Show { id } => show(&find(&mut codes, id, tenant_id).await?, out)?,
         Action::Update(update) => {
             let request = update.into_request(tenant_id)?;
             out.one(codes.update_code(call(request)).await?.get_ref())?;
@@ -274,6 +261,36 @@ async fn act(action: Action, tenant_id: String, session: &Session, out: &mut Out
         }
     }
     Ok(())
+}
+
+/// The code with this id, or else with this short id, which is what people see on a printed code.
+async fn find(
+    codes: &mut CodeServiceClient<Authorized>,
+    id: String,
+    tenant_id: String,
+) -> Result<v1::Code, Failure> {
+    let by_id = v1::GetCodeRequest {
+        id: id.clone(),
+        tenant_id: tenant_id.clone(),
+    };
+    let unknown = match codes.get_code(call(by_id)).await {
+        Ok(code) => return Ok(code.into_inner()),
+        Err(status) if status.code() == tonic::Code::NotFound => status,
+        Err(status) => return Err(status.into()),
+    };
+    let by_short_id = v1::ListCodesRequest {
+        short_id: id.clone(),
+        tenant_id,
+        page_size: 1,
+        ..v1::ListCodesRequest::default()
+    };
+    let found = codes.list_codes(call(by_short_id)).await?.into_inner().codes;
+    // Short ids are never given out twice: there is one at most. No filter at all would have found any code.
+    found.into_iter().find(|code| code.short_id == id).ok_or_else(|| {
+        Failure::from(unknown).hint(
+            "no code has this id or short id: `qrelay code list` shows both; with the admin key, check --tenant too",
+        )
+    })
 }
 
 fn show(code: &v1::Code, out: &mut Output) -> Result<(), Failure> {

@@ -73,9 +73,9 @@ fn all_violations_are_reported_at_once() {
       - --public-url (QRELAY_PUBLIC_URL): "https://qr.example/path" must be http:// or https://, a host, and nothing after it
       - --trusted-proxies (QRELAY_TRUSTED_PROXIES): "ten" is no network, such as 10.0.0.0/8 or ::1
       - --proxy-protocol (QRELAY_PROXY_PROTOCOL): "maybe" is neither true nor false
-      - --geoip-db (QRELAY_GEOIP_DB): cannot read /nowhere/at/all.mmdb: No such file or directory (os error 2)
+      - --geoip-db (QRELAY_GEOIP_DB): cannot read /nowhere/at/all.mmdb: No such file or directory (os error 2); name a GeoIP database in MaxMind's format (.mmdb)
       - --retention (QRELAY_RETENTION): "30x" is no duration, such as 30d or 12h
-      - --api-tls-cert (QRELAY_API_TLS_CERT): cannot read /nowhere/cert.pem: No such file or directory (os error 2)
+      - --api-tls-cert (QRELAY_API_TLS_CERT): cannot read /nowhere/cert.pem: No such file or directory (os error 2); name a PEM file with the certificate chain, the API's own certificate first
       - --api-tls-key (QRELAY_API_TLS_KEY): is missing: TLS needs both certificate and key
       - --deny-target (QRELAY_DENY_TARGET): "10.0.0.0/33" is no network, such as 10.0.0.0/8 or ::1
       - --drain-deadline (QRELAY_DRAIN_DEADLINE): "0s" is not between 1s and 10m
