@@ -9,16 +9,19 @@ use qrelay_store::{
     model::{Endpoint, EndpointIntent, EventPattern},
 };
 
-use crate::{field, refusal::Violations, wire};
+use crate::{field, rate_limit_field, refusal::Violations, wire};
 
 /// What a create or an update may set.
-pub(crate) const SETTABLE: [&str; 6] = [
+pub(crate) const SETTABLE: [&str; 9] = [
     "url",
     "description",
     "events",
     "status",
     "retry_schedule",
     "max_concurrency",
+    "rate_limit",
+    "rate_limit.per_second",
+    "rate_limit.burst",
 ];
 
 /// What may stand in an update mask without effect.
@@ -52,6 +55,7 @@ pub(crate) fn is_populated(given: &v1::Endpoint, path: &str) -> bool {
         "status" => given.status != 0,
         "retry_schedule" => !given.retry_schedule.is_empty(),
         "max_concurrency" => given.max_concurrency != 0,
+        "rate_limit" => given.rate_limit.is_some(),
         _ => false,
     }
 }
@@ -80,6 +84,14 @@ pub(crate) fn set(endpoint: &mut Endpoint, path: &str, given: &v1::Endpoint, vio
         },
         "retry_schedule" => endpoint.retry_schedule_ms = schedule(&given.retry_schedule, violations),
         "max_concurrency" => endpoint.max_concurrency = concurrency(given.max_concurrency, violations),
+        path if rate_limit_field::PATHS.contains(&path) => {
+            rate_limit_field::set(
+                &mut endpoint.rate_limit,
+                path,
+                given.rate_limit.as_ref(),
+                violations,
+            );
+        }
         _ => {}
     }
 }
@@ -171,6 +183,7 @@ pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth) -> v1::Endpoint
         updated_at: Some(wire::time(endpoint.updated_at)),
         secret: None,
         tenant_id: endpoint.tenant.to_string(),
+        rate_limit: endpoint.rate_limit.map(rate_limit_field::show),
     }
 }
 

@@ -322,6 +322,7 @@ fn blank(api: &Api, tenant: &Tenant) -> Endpoint {
         version: 1,
         signature: Signature::default(),
         public_key: None,
+        rate_limit: None,
     }
 }
 

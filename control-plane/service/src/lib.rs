@@ -31,6 +31,7 @@ mod handlers;
 mod limiter;
 mod measures;
 mod page;
+mod rate_limit_field;
 mod refusal;
 mod router;
 mod server;

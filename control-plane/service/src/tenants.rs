@@ -16,11 +16,20 @@ use crate::{
     caller::Caller,
     field,
     page::{self, Bound},
+    rate_limit_field,
     refusal::{self, Violations},
     wire,
 };
 
-const SETTABLE: [&str; 4] = ["name", "status", "durability", "privacy.ip"];
+const SETTABLE: [&str; 7] = [
+    "name",
+    "status",
+    "durability",
+    "privacy.ip",
+    "rate_limit",
+    "rate_limit.per_second",
+    "rate_limit.burst",
+];
 const IGNORED: [&str; 4] = ["id", "created_at", "updated_at", "etag"];
 
 /// CreateTenant.
@@ -41,6 +50,7 @@ pub(crate) async fn create(
         created_at: now,
         updated_at: now,
         version: 1,
+        rate_limit: None,
     };
     let mut violations = Violations::default();
     let request_id = field::request_id(&mut violations, &request.request_id);
@@ -217,6 +227,7 @@ fn is_populated(given: &v1::Tenant, path: &str) -> bool {
         "status" => given.status != 0,
         "durability" => given.durability != 0,
         "privacy.ip" => given.privacy.is_some_and(|privacy| privacy.ip != 0),
+        "rate_limit" => given.rate_limit.is_some(),
         _ => false,
     }
 }
@@ -242,6 +253,21 @@ fn set(tenant: &mut Tenant, path: &str, given: &v1::Tenant, violations: &mut Vio
             Some(v1::IpPrivacy::Truncate) => tenant.ip_privacy = IpPrivacy::Truncate,
             _ => violations.add("privacy.ip", "must be drop or truncate"),
         },
+        path if rate_limit_field::PATHS.contains(&path) => {
+            rate_limit_field::set(
+                &mut tenant.rate_limit,
+                path,
+                given.rate_limit.as_ref(),
+                violations,
+            );
+            let homes = u32::try_from(tenant.partitions.len()).unwrap_or(u32::MAX);
+            if tenant.rate_limit.is_some_and(|limit| limit.burst < homes) {
+                violations.add(
+                    "rate_limit.burst",
+                    format!("must be at least {homes}, the number of the tenant's partitions"),
+                );
+            }
+        }
         _ => {}
     }
 }
@@ -269,5 +295,6 @@ fn show(tenant: &Tenant) -> v1::Tenant {
         created_at: Some(wire::time(tenant.created_at)),
         updated_at: Some(wire::time(tenant.updated_at)),
         etag: field::etag(tenant.version),
+        rate_limit: tenant.rate_limit.map(rate_limit_field::show),
     }
 }

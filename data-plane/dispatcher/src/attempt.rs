@@ -1,8 +1,9 @@
 //! One attempt: body, signature, exchange; and the row that the attempt log keeps of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, header};
 use qrelay_store::{
     Timestamp,
@@ -13,15 +14,23 @@ use qrelay_store::{
     store::{AttemptRow, DeliveryStatus},
 };
 use serde_json::{Value, json};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     bodies::{Bodies, NoBody},
     exchange::{Aborted, Exchanger, Outcome, Permit, Phases, Request},
+    pace::{Count, Pace},
     permits::Room,
     secrets::Signers,
     signature::Message,
 };
+
+/// Why a delivery is given up whose attempt panicked: the panic's own text may hold what the event holds, and stands in
+/// the log of the process.
+const PANICKED: &str = "an error in the sender: the attempt panicked";
 
 /// What every attempt needs.
 #[derive(Clone)]
@@ -47,6 +56,8 @@ pub struct Attempt {
     pub event: EventAddress,
     /// Its body, if it is not in the log.
     pub body: Option<Bytes>,
+    /// What its first byte must pass.
+    pub pace: Arc<Pace>,
 }
 
 /// How it went.
@@ -56,7 +67,7 @@ pub enum Made {
     Exchange(Box<Outcome>),
     /// None was made, through no fault of the receiver: try again soon.
     NotMade(String),
-    /// None will ever be made: there is no body.
+    /// None will ever be made: there is no body, or making it panics.
     Never(&'static str),
 }
 
@@ -76,9 +87,12 @@ impl Sender {
     pub async fn attempt(&self, attempt: Attempt, until: watch::Receiver<Instant>, room: Room) -> Over {
         let began = self.clock.now();
         let (event, in_log) = (attempt.event, attempt.body.is_none());
-        let made = match self.try_attempt(attempt, began, until).await {
-            Ok(outcome) => Made::Exchange(Box::new(outcome)),
-            Err(made) => made,
+        // A bug that one event brings out must cost this delivery, not the partition again and again.
+        let tried = AssertUnwindSafe(self.try_attempt(attempt, began, until)).catch_unwind();
+        let made = match tried.await {
+            Ok(Ok(outcome)) => Made::Exchange(Box::new(outcome)),
+            Ok(Err(made)) => made,
+            Err(_) => Made::Never(PANICKED),
         };
         drop(room);
         let code = match &made {
@@ -121,12 +135,24 @@ impl Sender {
             headers,
             body,
         };
-        let gate = async move {
-            let open = Instant::now() < *until.borrow();
-            if open { Permit::Go } else { Permit::Abort }
-        };
-        let outcome = self.exchanger.attempt(request, gate).await;
-        outcome.map_err(|Aborted| Made::NotMade("the lease was about to end".to_owned()))
+        let outcome = self.exchanger.attempt(request, gate(attempt.pace, until)).await;
+        outcome.map_err(|Aborted| {
+            Made::NotMade("the lease was about to end, or no permit came in time".to_owned())
+        })
+    }
+}
+
+/// Asked as the first byte goes out. The lease is looked at before each permit is asked for, so that a permit that was
+/// given is used.
+async fn gate(pace: Arc<Pace>, until: watch::Receiver<Instant>) -> Permit {
+    loop {
+        if Instant::now() >= *until.borrow() {
+            return Permit::Abort;
+        }
+        match pace.take(Count::Gate) {
+            None => return Permit::Go,
+            Some(at) => sleep_until(at).await,
+        }
     }
 }
 

@@ -31,5 +31,6 @@ pub(crate) fn endpoint(number: u8) -> Endpoint {
         version: 1,
         signature: Signature::default(),
         public_key: None,
+        rate_limit: None,
     }
 }

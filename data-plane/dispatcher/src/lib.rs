@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod outstanding;
 mod owner;
+pub mod pace;
 pub mod permits;
 pub mod queue;
 pub mod run;

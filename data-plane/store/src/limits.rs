@@ -147,6 +147,12 @@ pub const DELIVERIES_SCANNED_MAX: usize = 2_000;
 /// The longest pause that a receiver's Retry-After can ask for: as long as the longest pause of a schedule. What
 /// asks for more is taken for a mistake, and tried again after a day.
 pub const RETRY_AFTER_MAX: Duration = RETRY_PAUSE_MAX;
+/// Until an endpoint's limits are known, it is looked at again after this; they come with the configuration log's tail.
+pub const PACE_UNKNOWN_PAUSE: Duration = Duration::from_millis(50);
+/// Requests a second of a rate limit: more than one machine can send.
+pub const RATE_PER_SECOND_MAX: f64 = 100_000.0;
+/// The burst of a rate limit, for the same reason.
+pub const RATE_BURST_MAX: u32 = 100_000;
 /// Connecting to a receiver.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// One exchange, connect included.

@@ -156,6 +156,12 @@ struct Fields {
     /// Attempts under way at once, 1 to 256
     #[arg(long, value_name = "N")]
     max_concurrency: Option<i32>,
+    /// Requests begun in a second at most, such as 5 or 0.2
+    #[arg(long, value_name = "PER_SECOND")]
+    rate_limit: Option<f64>,
+    /// Requests at once after a pause, beyond the rate limit
+    #[arg(long, value_name = "N")]
+    rate_burst: Option<i32>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -172,7 +178,13 @@ impl Fields {
             Status::Active => v1::EndpointStatus::Active,
             Status::Paused => v1::EndpointStatus::Paused,
         });
+        let limited = self.rate_limit.is_some() || self.rate_burst.is_some();
+        let rate_limit = v1::RateLimit {
+            per_second: mask.take("rate_limit.per_second", self.rate_limit),
+            burst: mask.take("rate_limit.burst", self.rate_burst),
+        };
         let endpoint = v1::Endpoint {
+            rate_limit: limited.then_some(rate_limit),
             url: mask.take("url", url),
             description: mask.take("description", self.description),
             events: mask.take("events", Some(events).filter(|events| !events.is_empty())),

@@ -17,6 +17,48 @@ use serde_json::{Value, json};
 use crate::harness::{ADMIN, Api, endpoint};
 
 #[tokio::test]
+async fn a_rate_limit_is_set_changed_by_its_parts_and_lifted() {
+    let api = Api::start().await;
+    let (tenant, key) = api.tenant_and_key().await;
+    let with = |limit: Value| {
+        let mut body = endpoint();
+        body["rate_limit"] = limit;
+        body
+    };
+    let made = api
+        .post(&key, "/v1/endpoints", with(json!({"per_second": 2.5})))
+        .await
+        .ok();
+    assert_eq!(made.body["rate_limit"], json!({"per_second": 2.5, "burst": 1}));
+    let tenant = format!("/v1/tenants/{tenant}");
+    for (who, path) in [
+        (key.as_str(), format!("/v1/endpoints/{}", made.text("id"))),
+        (ADMIN, tenant),
+    ] {
+        let set = async |limit: Value| api.patch(who, &path, json!({"rate_limit": limit})).await;
+        let shown = set(json!({"burst": 7, "per_second": 5})).await.ok();
+        assert_eq!(shown.body["rate_limit"], json!({"per_second": 5, "burst": 7}));
+        let shown = set(json!({"per_second": 0.1})).await.ok();
+        assert_eq!(shown.body["rate_limit"], json!({"per_second": 0.1, "burst": 7}));
+        assert_eq!(
+            api.get(who, &path).await.ok().body["rate_limit"],
+            shown.body["rate_limit"]
+        );
+        for (wrong, field) in [
+            (json!({"per_second": 0}), "rate_limit.per_second"),
+            (json!({"per_second": 100_001}), "rate_limit.per_second"),
+            (json!({"burst": -1}), "rate_limit.burst"),
+        ] {
+            let refused = set(wrong).await;
+            assert_eq!(refused.status, 400);
+            assert!(refused.body.to_string().contains(field), "{refused:?}");
+        }
+        let shown = set(Value::Null).await.ok();
+        assert!(shown.body.get("rate_limit").is_none(), "{shown:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_endpoint_is_created_read_changed_and_deleted() {
     let api = Api::start().await;
     let (tenant, key) = api.tenant_and_key().await;

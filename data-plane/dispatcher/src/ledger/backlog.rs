@@ -89,6 +89,8 @@ fn reason(subscriber: &Subscriber, now: Instant) -> BacklogReason {
         BacklogReason::Throttled
     } else if subscriber.health.state == HealthState::Degraded {
         BacklogReason::Degraded
+    } else if subscriber.paced.is_some() {
+        BacklogReason::Throttled
     } else if subscriber.own.is_some() {
         BacklogReason::CatchingUp
     } else {
@@ -110,7 +112,10 @@ fn oldest(subscriber: &Subscriber) -> Option<Timestamp> {
 fn next_send(subscriber: &Subscriber, reason: BacklogReason) -> Option<Timestamp> {
     match reason {
         BacklogReason::Paused | BacklogReason::Disabled => None,
-        BacklogReason::Throttled => subscriber.hold.map(|(_, until)| until),
+        BacklogReason::Throttled => {
+            let held = subscriber.hold.map(|(_, until)| until);
+            held.max(subscriber.paced)
+        }
         BacklogReason::Degraded | BacklogReason::Retrying | BacklogReason::CatchingUp => {
             let waiting = subscriber.deliveries.values();
             let waiting = waiting.filter(|delivery| matches!(delivery.phase, Phase::Fresh | Phase::Waiting));

@@ -137,6 +137,8 @@ pub struct Subscriber {
     in_flight: u32,
     /// The receiver asked not to be asked before.
     hold: Option<(Instant, Timestamp)>,
+    /// A rate limit keeps what is due back until then.
+    paced: Option<Timestamp>,
     removed: bool,
 }
 
@@ -150,6 +152,7 @@ impl Subscriber {
             queue: Queue::default(),
             in_flight: 0,
             hold: None,
+            paced: None,
             removed: false,
         }
     }

@@ -194,6 +194,13 @@ impl Ledger {
         }
     }
 
+    /// A rate limit keeps the endpoint's due deliveries back until then, or no longer does.
+    pub fn pace(&mut self, endpoint: EndpointId, until: Option<Timestamp>) {
+        if let Some(subscriber) = self.subscribers.get_mut(&endpoint) {
+            subscriber.paced = until;
+        }
+    }
+
     /// Makes room for a test among the endpoint's attempts. Tests pass a pause and a disabled state, not the cap.
     pub fn begin_test(&mut self, endpoint: EndpointId) -> Option<Arc<Endpoint>> {
         let subscriber = self.subscribers.get_mut(&endpoint)?;

@@ -11,9 +11,9 @@ use std::{
 
 use qrelay_store::{
     Timestamp,
-    id::{CommandId, ConfigSeq, EndpointId, EventAddress, PartitionId, Seq},
+    id::{CommandId, ConfigSeq, EndpointId, EventAddress, PartitionId, Seq, TenantId},
     limits,
-    model::Endpoint,
+    model::{Endpoint, Tenant},
     store::{AttemptRow, Cas, Command, Result},
 };
 use tokio::{
@@ -27,7 +27,6 @@ use super::{
     Shard,
     reader::{LogReader, NEWS_MAX, News, see},
     saving::Answer,
-    turns::Limiter,
 };
 use crate::{
     attempt::Over,
@@ -35,6 +34,7 @@ use crate::{
     lease::{Held, Sending},
     ledger::{Ledger, feed::SeenBatch, plan::Plan, sending::Job},
     metrics,
+    pace::{Pace, SharedLimit},
 };
 
 /// How often lagging endpoints are looked for.
@@ -114,8 +114,12 @@ pub(super) struct Actor {
     // Turns.
     pub(super) ready: VecDeque<EndpointId>,
     pub(super) in_ready: HashSet<EndpointId>,
-    pub(super) timers: BTreeSet<(Instant, EndpointId)>,
-    pub(super) limiters: HashMap<EndpointId, Limiter>,
+    /// Those that wake at the same instant do so in the order in which they began to wait (the number): so all that
+    /// share a tenant's limit come to their turns.
+    pub(super) timers: BTreeSet<(Instant, u64, EndpointId)>,
+    pub(super) timers_set: u64,
+    pub(super) paces: HashMap<EndpointId, Arc<Pace>>,
+    pub(super) tenant_limits: HashMap<TenantId, SharedLimit>,
     pub(super) exchanges: usize,
     pub(super) starved: bool,
     // Own runs: those that may want to read on, and those that do.
@@ -148,7 +152,7 @@ pub(super) struct Actor {
 }
 
 impl Actor {
-    pub(super) fn new(shard: Arc<Shard>, ledger: Ledger, held: Held) -> Self {
+    pub(super) fn new(shard: Arc<Shard>, ledger: Ledger, tenants: &[Arc<Tenant>], held: Held) -> Self {
         let (sender, news) = mpsc::channel(NEWS_MAX);
         let (store, bodies) = (Arc::clone(&shard.store), shard.sender.bodies.clone());
         let partition = ledger.partition();
@@ -159,7 +163,7 @@ impl Actor {
             Done::Reader
         });
         let now = Instant::now();
-        Self {
+        let mut actor = Self {
             until: watch::Sender::new(held.start_until()),
             shard,
             partition,
@@ -173,7 +177,9 @@ impl Actor {
             ready: VecDeque::new(),
             in_ready: HashSet::new(),
             timers: BTreeSet::new(),
-            limiters: HashMap::new(),
+            timers_set: 0,
+            paces: HashMap::new(),
+            tenant_limits: HashMap::new(),
             exchanges: 0,
             starved: false,
             own_turns: VecDeque::new(),
@@ -195,7 +201,12 @@ impl Actor {
             tests: VecDeque::new(),
             settle_at: now,
             report_at: now,
-        }
+        };
+        tenants.iter().for_each(|tenant| actor.limit_tenant(tenant));
+        // From the claim on, so that an endpoint's first permit is due one period later, and not after its first event.
+        let endpoints: Vec<_> = actor.ledger.subscribers().map(|known| known.config.id).collect();
+        endpoints.into_iter().for_each(|endpoint| actor.limit(endpoint));
+        actor
     }
 
     /// Runs until stopped or fenced. Dropping it cuts everything that is under way.
@@ -241,9 +252,7 @@ impl Actor {
         if now >= self.report_at {
             self.report_at = now + REPORT_PERIOD;
             self.ledger.refresh_backlogs(now);
-            let ledger = &self.ledger;
-            self.limiters
-                .retain(|endpoint, _| ledger.subscriber(*endpoint).is_some());
+            self.forget_paces();
             self.nothing_to_save = false;
             metrics::waiting(
                 self.partition,
@@ -279,7 +288,7 @@ impl Actor {
         match self.mode {
             Mode::Running => {
                 wake = wake.min(self.commands_due);
-                if let Some((at, _)) = self.timers.first() {
+                if let Some((at, ..)) = self.timers.first() {
                     wake = wake.min(*at);
                 }
             }
@@ -294,10 +303,17 @@ impl Actor {
         self.save_soon();
         let at = self.shard.moment();
         match news {
-            News::Config { endpoints, batch } => {
-                endpoints
-                    .into_iter()
-                    .for_each(|endpoint| self.ledger.subscribe(endpoint));
+            News::Config {
+                endpoints,
+                tenants,
+                batch,
+            } => {
+                tenants.iter().for_each(|tenant| self.limit_tenant(tenant));
+                for endpoint in endpoints {
+                    let id = endpoint.id;
+                    self.ledger.subscribe(endpoint);
+                    self.limit(id);
+                }
                 metrics::matched(self.ledger.feed_shared(batch, at));
             }
             News::Batches(batches) => {

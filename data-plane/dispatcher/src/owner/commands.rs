@@ -20,7 +20,10 @@ use super::{
     Shard,
     actor::{Actor, Done},
 };
-use crate::attempt::{Attempt, Made, Over, RowOf};
+use crate::{
+    attempt::{Attempt, Made, Over, RowOf},
+    pace::Count,
+};
 
 /// How often commands are looked for, hints or not.
 const POLL_PERIOD: Duration = Duration::from_secs(1);
@@ -106,9 +109,15 @@ impl Actor {
         let Some(endpoint) = self.ledger.begin_test(id) else {
             return false;
         };
-        if let Some(wait) = self.probation_wait(id) {
+        // Without its tenant's limit, which is on its way, nothing may go out.
+        let Some(pace) = self.pace(id) else {
             self.ledger.end_test(id);
-            self.timers.insert((now + wait, id));
+            self.wake(now + limits::PACE_UNKNOWN_PAUSE, id);
+            return false;
+        };
+        if let Some(at) = pace.take(Count::Plan) {
+            self.ledger.end_test(id);
+            self.wake(at, id);
             return false;
         }
         let room = room.begin();
@@ -119,6 +128,7 @@ impl Actor {
             endpoint: Arc::clone(&endpoint),
             event,
             body: Some(Bytes::from(sample.to_bytes())),
+            pace,
         };
         let (shard, until, command) = (Arc::clone(&self.shard), self.until.subscribe(), command.clone());
         self.work.spawn(async move {

@@ -13,13 +13,17 @@ mod turns;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use qrelay_store::{
     checkpoint::{RowKey, RowKind},
     id::{OwnerId, PartitionId},
-    model::Endpoint,
+    model::{Endpoint, Tenant},
     store::{Cas, Result, SharedStore, StoreError},
 };
 use tokio::time::{Instant, sleep};
@@ -116,27 +120,42 @@ async fn once(
         return Ok(None);
     }
     let held = Held::new(&claim, shard.owner, sent);
-    let Some(ledger) = load(shard, partition, &held).await? else {
+    let Some((ledger, tenants)) = load(shard, partition, &held).await? else {
         return Ok(Some(End::Fenced));
     };
     tracing::info!(%partition, epoch = held.epoch(), undone = ledger.undone(), "took the partition up");
     metrics::leases_held(1.0);
-    let end = Actor::new(Arc::clone(shard), ledger, held).run(stop).await;
+    let end = Actor::new(Arc::clone(shard), ledger, &tenants, held)
+        .run(stop)
+        .await;
     metrics::leases_held(-1.0);
     Ok(Some(end))
 }
 
-/// Reads the checkpoint. None when the lease was lost meanwhile.
-async fn load(shard: &Shard, partition: PartitionId, held: &Held) -> Result<Option<Ledger>> {
+/// Reads the checkpoint, and the tenants of its endpoints. None when the lease was lost meanwhile.
+async fn load(
+    shard: &Shard,
+    partition: PartitionId,
+    held: &Held,
+) -> Result<Option<(Ledger, Vec<Arc<Tenant>>)>> {
     let (lease, rows) = shard.store.checkpoint(partition).await?;
     let ours =
         lease.is_some_and(|lease| lease.owner == Some(shard.owner) && lease.fence.epoch == held.epoch());
     if !ours {
         return Ok(None);
     }
+    let endpoints = endpoints(&shard.store, partition).await?;
+    let mut tenants = Vec::new();
+    for id in endpoints
+        .iter()
+        .map(|endpoint| endpoint.tenant)
+        .collect::<BTreeSet<_>>()
+    {
+        tenants.extend(shard.store.tenant(id).await?);
+    }
     let loaded = Loaded {
         chunks: chunks(&shard.store, partition, &rows).await?,
-        endpoints: endpoints(&shard.store, partition).await?,
+        endpoints,
         rows,
     };
     let (ledger, damage) = Ledger::load(partition, held.epoch(), loaded, shard.moment());
@@ -144,7 +163,7 @@ async fn load(shard: &Shard, partition: PartitionId, held: &Held) -> Result<Opti
         tracing::error!(%partition, ?damage, "parts of the checkpoint cannot be read; what they held is lost");
         metrics::damaged(damage.rows.len() + damage.chunks.len());
     }
-    Ok(Some(ledger))
+    Ok(Some((ledger, tenants)))
 }
 
 async fn chunks(

@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use qrelay_store::{
     id::{ConfigSeq, PartitionId, Seq, TenantId, WriterId},
     limits,
-    model::{Endpoint, ResourceId},
+    model::{Endpoint, ResourceId, Tenant},
     reader::{Item, PartitionReader},
     record::{self, Record},
     store::{Batch, ConfigRow, Result, SharedStore},
@@ -46,6 +46,8 @@ pub(super) enum News {
     Config {
         /// Endpoints that the row names, if they are homed here (or deleted).
         endpoints: Vec<Arc<Endpoint>>,
+        /// Their tenants, and tenants that the row names, as they are now.
+        tenants: Vec<Arc<Tenant>>,
         /// The row as a batch.
         batch: SeenBatch,
     },
@@ -192,20 +194,28 @@ impl LogReader {
 
     /// Loads what a row names, as it is now: at least as new as the row says.
     async fn digest(&self, row: &ConfigRow) -> Result<News> {
-        let mut endpoints = Vec::new();
+        let (mut endpoints, mut tenants) = (Vec::new(), Vec::new());
         let mut batch = see_config(row);
         for change in &row.changes {
             if let ResourceId::Endpoint(id) = change.resource
                 && let Some(endpoint) = self.store.endpoint(id).await?
                 && endpoint.home == self.partition
             {
+                tenants.extend(self.store.tenant(endpoint.tenant).await?);
                 endpoints.push(endpoint);
+            }
+            if let ResourceId::Tenant(id) = change.resource {
+                tenants.extend(self.store.tenant(id).await?);
             }
             if change.event.is_some() && self.counts(change.tenant).await? {
                 batch.usage.count_event(change.tenant, change.at);
             }
         }
-        Ok(News::Config { endpoints, batch })
+        Ok(News::Config {
+            endpoints,
+            tenants,
+            batch,
+        })
     }
 
     /// Configuration events are counted once: by the owner of the tenant's first partition.

@@ -4,13 +4,13 @@
 //! end. What keeps it from sending (its cap, a pause, a limit) takes it out until that changes, so that a slow one
 //! costs the others nothing.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use qrelay_store::{
     event::EventType,
     id::{EndpointId, Seq},
-    limits::ATTEMPT_ROWS_WAITING_MAX,
+    limits::{ATTEMPT_ROWS_WAITING_MAX, PACE_UNKNOWN_PAUSE},
+    model::Tenant,
     store::DeliveryStatus,
 };
 use tokio::time::Instant;
@@ -23,28 +23,10 @@ use crate::{
     health::{self, Sign},
     ledger::sending::{Finish, Job},
     metrics,
+    pace::{Count, Pace, SharedLimit},
     queue::Class,
     schedule,
 };
-
-/// Requests a second to an endpoint that never answered 2xx, or fails.
-const PROBATION_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("invariant: ten is not zero");
-
-/// Paces an endpoint on probation.
-pub(super) struct Limiter(DefaultDirectRateLimiter);
-
-impl Limiter {
-    fn new() -> Self {
-        let quota = Quota::per_second(PROBATION_PER_SECOND).allow_burst(NonZeroU32::MIN);
-        Self(RateLimiter::direct(quota))
-    }
-
-    /// None when a request may begin now; else how long to wait.
-    fn wait(&self) -> Option<Duration> {
-        let not_until = self.0.check().err()?;
-        Some(not_until.wait_time_from(self.0.clock().now()))
-    }
-}
 
 /// What a turn came to.
 enum Turn {
@@ -62,7 +44,7 @@ impl Actor {
             self.stand_in(endpoint);
             self.look_at_own_run(endpoint);
         }
-        while let Some(&(at, endpoint)) = self.timers.first() {
+        while let Some(&(at, _, endpoint)) = self.timers.first() {
             if at > now {
                 break;
             }
@@ -107,9 +89,20 @@ impl Actor {
         self.ledger.ripen(endpoint, now);
         let classes = [Class::Fresh, Class::Retry];
         if !classes.iter().any(|class| self.ledger.is_ready(endpoint, *class)) {
+            self.ledger.pace(endpoint, None);
             if let Some(at) = self.ledger.wake_at(endpoint).filter(|at| *at > now) {
-                self.timers.insert((at, endpoint));
+                self.wake(at, endpoint);
             }
+            return Turn::Idle;
+        }
+        let Some(pace) = self.pace(endpoint) else {
+            self.wake(now + PACE_UNKNOWN_PAUSE, endpoint);
+            return Turn::Idle;
+        };
+        if let Some(at) = pace.peek(Count::Plan) {
+            let paced = self.wall().after(at.saturating_duration_since(now));
+            self.ledger.pace(endpoint, Some(paced));
+            self.wake(at, endpoint);
             return Turn::Idle;
         }
         let Some(room) = self.shard.permits.try_take() else {
@@ -118,12 +111,7 @@ impl Actor {
         // Room for any delivery is taken first; a retry needs room among the retries beside.
         let retry_room = self.shard.permits.try_take_retry();
         if retry_room.is_none() && self.on_probation(endpoint) {
-            // Before it is paced: its turn must not be used up by what cannot begin.
             return Turn::NoRoom;
-        }
-        if let Some(wait) = self.probation_wait(endpoint) {
-            self.timers.insert((now + wait, endpoint));
-            return Turn::Idle;
         }
         let may_retry = retry_room.is_some();
         // Whoever never answered 2xx, or fails, counts among the retries: however many there are, they leave a quarter
@@ -133,6 +121,10 @@ impl Actor {
         let Some(job) = self.ledger.start(endpoint, now, allowed) else {
             return if may_retry { Turn::Idle } else { Turn::NoRoom };
         };
+        if let Some(at) = pace.take(Count::Plan) {
+            // It was let go just now, and nobody else takes from it in between; its gate would hold it anyway.
+            debug_assert!(false, "a permit vanished until {at:?}");
+        }
         let room = match retry_room {
             Some(retry) if probation || job.class == Class::Retry => room.for_retry(retry),
             _ => room,
@@ -143,6 +135,7 @@ impl Actor {
             endpoint: Arc::clone(&job.endpoint),
             event: job.event,
             body: None,
+            pace,
         };
         let (shard, until) = (Arc::clone(&self.shard), self.until.subscribe());
         self.work.spawn(async move {
@@ -158,13 +151,56 @@ impl Actor {
             .is_some_and(|subscriber| health::on_probation(&subscriber.health))
     }
 
-    /// How long an endpoint on probation must wait for its next request; others never.
-    pub(super) fn probation_wait(&mut self, endpoint: EndpointId) -> Option<Duration> {
-        if !self.on_probation(endpoint) {
-            self.limiters.remove(&endpoint);
-            return None;
-        }
-        self.limiters.entry(endpoint).or_insert_with(Limiter::new).wait()
+    /// Lets an endpoint stand in line again at an instant.
+    pub(super) fn wake(&mut self, at: Instant, endpoint: EndpointId) {
+        self.timers_set += 1;
+        self.timers.insert((at, self.timers_set, endpoint));
+    }
+
+    /// What an endpoint's requests must pass, as it is now. None while its tenant's limit is not known here.
+    pub(super) fn pace(&mut self, endpoint: EndpointId) -> Option<Arc<Pace>> {
+        let subscriber = self.ledger.subscriber(endpoint)?;
+        let shared = self.tenant_limits.get(&subscriber.config.tenant)?;
+        let pace = self
+            .paces
+            .entry(endpoint)
+            .or_insert_with(|| Arc::new(Pace::new(shared.clone())));
+        pace.set(
+            subscriber.config.rate_limit,
+            health::on_probation(&subscriber.health),
+        );
+        Some(Arc::clone(pace))
+    }
+
+    /// An endpoint is as its tenant wants it now: a limit that is new counts from here.
+    pub(super) fn limit(&mut self, endpoint: EndpointId) {
+        drop(self.pace(endpoint));
+    }
+
+    /// The same of a tenant, for those of its endpoints that are homed here.
+    pub(super) fn limit_tenant(&mut self, tenant: &Tenant) {
+        let limit: &SharedLimit = self.tenant_limits.entry(tenant.id).or_default();
+        limit.set(tenant.rate_limit_per_home());
+    }
+
+    /// Forgets what nobody needs: limits of endpoints that are gone, and what an idle endpoint without a limit of its own
+    /// would start anew just the same. Nothing that an exchange still holds.
+    pub(super) fn forget_paces(&mut self) {
+        let ledger = &self.ledger;
+        self.paces.retain(|endpoint, pace| {
+            let limited = |endpoint| {
+                let subscriber = ledger.subscriber(endpoint);
+                subscriber.is_some_and(|subscriber| subscriber.config.rate_limit.is_some())
+            };
+            Arc::strong_count(pace) > 1
+                || limited(*endpoint)
+                || (ledger.subscriber(*endpoint).is_some()
+                    && [Count::Plan, Count::Gate]
+                        .iter()
+                        .any(|count| pace.peek(*count).is_some()))
+        });
+        self.tenant_limits
+            .retain(|tenant, limit| ledger.serves(*tenant) || limit.is_held());
     }
 
     pub(super) fn end_attempt(&mut self, job: Job, over: Over) {

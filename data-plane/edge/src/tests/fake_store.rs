@@ -433,6 +433,7 @@ pub(crate) fn tenant() -> Tenant {
         created_at: Timestamp::EPOCH,
         updated_at: Timestamp::EPOCH,
         version: 1,
+        rate_limit: None,
     }
 }
 

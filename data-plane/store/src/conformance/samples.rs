@@ -81,6 +81,7 @@ pub fn tenant() -> Tenant {
         created_at: at(0),
         updated_at: at(0),
         version: 1,
+        rate_limit: None,
     }
 }
 
@@ -148,6 +149,7 @@ pub fn endpoint(tenant: TenantId) -> Endpoint {
         version: 1,
         signature: Signature::default(),
         public_key: None,
+        rate_limit: None,
     }
 }
 

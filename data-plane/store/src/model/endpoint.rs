@@ -48,6 +48,18 @@ pub struct Endpoint {
     /// `whpk_…` of the newest secret, for a scheme with a public key.
     #[serde(default)]
     pub public_key: Option<String>,
+    /// How many requests may be begun.
+    #[serde(default)]
+    pub rate_limit: Option<RateLimit>,
+}
+
+/// How many requests may be begun: in any second at most `per_second` + `burst`.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// Requests a second, more than 0.
+    pub per_second: f64,
+    /// Requests at once after a pause, at least 1.
+    pub burst: u32,
 }
 
 impl Endpoint {
@@ -179,6 +191,7 @@ mod tests {
         let row: Endpoint = serde_json::from_value(row).unwrap();
         assert_eq!(row.signature.scheme, SignatureScheme::Standard);
         assert_eq!(row.public_key, None);
+        assert_eq!(row.rate_limit, None);
     }
 
     #[test]

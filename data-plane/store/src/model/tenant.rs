@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::RateLimit;
 use crate::{
     clock::Timestamp,
     id::{CodeId, PartitionId, TenantId},
@@ -30,9 +31,22 @@ pub struct Tenant {
     pub updated_at: Timestamp,
     /// Counts the changes, from 1.
     pub version: u64,
+    /// How many requests may be begun to all of its endpoints together.
+    #[serde(default)]
+    pub rate_limit: Option<RateLimit>,
 }
 
 impl Tenant {
+    /// The part of its limit that each of its homes keeps: together they keep the whole.
+    pub fn rate_limit_per_home(&self) -> Option<RateLimit> {
+        let limit = self.rate_limit?;
+        let homes = u32::try_from(self.partitions.len()).unwrap_or(u32::MAX).max(1);
+        Some(RateLimit {
+            per_second: limit.per_second / f64::from(homes),
+            burst: (limit.burst / homes).max(1),
+        })
+    }
+
     /// The partition that `code`'s scans are appended to.
     ///
     /// # Panics

@@ -1,6 +1,7 @@
 //! The deliverer whole: on the embedded store, with receivers on loopback.
 
 mod leases;
+mod pace;
 mod world;
 
 use std::{collections::HashSet, time::Duration};

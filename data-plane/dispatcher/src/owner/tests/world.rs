@@ -15,8 +15,8 @@ use qrelay_store::{
     fault::FaultStore,
     id::{CodeId, EndpointId, EventAddress, PartitionId, SecretId, TenantId},
     model::{
-        Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, Host, IpPrivacy, Resource,
-        SecretRow, ShortLink, Signature, Tenant, TenantStatus,
+        Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, Host, IpPrivacy, RateLimit,
+        Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
     },
     record::{Classification, Record, ScanRecord},
     sqlite::{Options, SqliteStore},
@@ -45,8 +45,12 @@ pub(super) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// Opens every secret to the same text.
 struct OneSecret;
 
+/// What stands for a sealed secret whose opening panics.
+pub(super) const PANICS: u8 = 66;
+
 impl SecretOpener for OneSecret {
-    fn open(&self, _: TenantId, _: EndpointId, _: &SecretRow) -> Result<SecretString, Unopened> {
+    fn open(&self, _: TenantId, _: EndpointId, row: &SecretRow) -> Result<SecretString, Unopened> {
+        assert!(row.sealed != [PANICS], "a bug of ours, on purpose");
         Ok(SecretString::from(SECRET))
     }
 }
@@ -112,6 +116,7 @@ impl World {
             created_at: now,
             updated_at: now,
             version: 1,
+            rate_limit: None,
         }
     }
 
@@ -166,6 +171,16 @@ impl World {
 
     /// A new endpoint that posts to `receiver`.
     pub(super) async fn endpoint(&self, receiver: &Receiver, edit: impl FnOnce(&mut Endpoint)) -> Endpoint {
+        self.endpoint_with(receiver, 1, edit).await
+    }
+
+    /// The same, with this in place of its sealed secret.
+    pub(super) async fn endpoint_with(
+        &self,
+        receiver: &Receiver,
+        sealed: u8,
+        edit: impl FnOnce(&mut Endpoint),
+    ) -> Endpoint {
         let now = self.clock.now();
         let mut endpoint = Endpoint {
             id: EndpointId::random(),
@@ -184,12 +199,13 @@ impl World {
             version: 1,
             signature: Signature::default(),
             public_key: None,
+            rate_limit: None,
         };
         edit(&mut endpoint);
         let secret = SecretRow {
             id: SecretId::random(),
             endpoint: endpoint.id,
-            sealed: vec![1],
+            sealed: vec![sealed],
             created_at: now,
             expires_at: None,
         };
@@ -197,6 +213,18 @@ impl World {
         self.change(resource, Expected::Absent, None, SecretChange::Replace(secret))
             .await;
         endpoint
+    }
+
+    /// Limits the tenant.
+    pub(super) async fn limit_tenant(&self, rate_limit: Option<RateLimit>) {
+        let tenant = Tenant {
+            rate_limit,
+            version: 2,
+            ..self.a_tenant()
+        };
+        let expected = Expected::Version(1);
+        self.change(Resource::Tenant(tenant), expected, None, SecretChange::Keep)
+            .await;
     }
 
     /// Changes an endpoint.
@@ -367,6 +395,7 @@ pub(super) async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl 
 /// One request, as it came.
 #[derive(Clone, Debug)]
 pub(super) struct Hook {
+    pub(super) at: Instant,
     pub(super) headers: HashMap<String, String>,
     pub(super) body: String,
 }
@@ -472,6 +501,7 @@ async fn read(tcp: &mut TcpStream) -> Option<Hook> {
     let mut body = vec![0; headers["content-length"].parse().unwrap()];
     tcp.read_exact(&mut body).await.ok()?;
     Some(Hook {
+        at: Instant::now(),
         headers,
         body: String::from_utf8(body).unwrap(),
     })
