@@ -289,8 +289,7 @@ mod tests {
             });
         }
         while set.join_next().await.is_some() {}
-        let given = lock(&given).clone();
-        given
+        lock(&given).clone()
     }
 
     /// The fullest second, from each permit on, its own instant included and the one a second later not.

@@ -97,6 +97,9 @@ pub struct Backlog {
     pub reason: BacklogReason,
     /// When the next attempt is due.
     pub next_send_at: Option<Timestamp>,
+    /// Whether it is a rate limit that throttles, and not what the receiver asked for: that alone outlives a restart.
+    #[serde(default)]
+    pub by_limit: bool,
 }
 
 /// Why deliveries wait.

@@ -330,6 +330,7 @@ async fn what_the_owner_found_is_shown_until_the_endpoint_is_set_active() {
         oldest_at: Some(at),
         reason: BacklogReason::Retrying,
         next_send_at: Some(at),
+        by_limit: false,
     };
     let health = EndpointHealth {
         state: HealthState::Degraded,

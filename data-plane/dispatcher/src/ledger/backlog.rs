@@ -77,6 +77,8 @@ fn backlog(subscriber: &Subscriber, now: Instant) -> Option<Backlog> {
         oldest_at: oldest(subscriber),
         reason,
         next_send_at: next_send(subscriber, reason),
+        by_limit: reason == BacklogReason::Throttled
+            && subscriber.held_until().is_none_or(|until| until <= now),
     })
 }
 

@@ -121,7 +121,7 @@ impl Ledger {
             .health
             .backlog
             .as_ref()
-            .filter(|backlog| backlog.reason == BacklogReason::Throttled);
+            .filter(|backlog| backlog.reason == BacklogReason::Throttled && !backlog.by_limit);
         let until = held
             .and_then(|backlog| backlog.next_send_at)
             .filter(|until| *until > at.wall);
