@@ -9,10 +9,10 @@ use qrelay_store::{
     model::{Endpoint, EndpointIntent, EventPattern},
 };
 
-use crate::{field, rate_limit_field, refusal::Violations, wire};
+use crate::{failure_field, field, rate_limit_field, refusal::Violations, wire};
 
 /// What a create or an update may set.
-pub(crate) const SETTABLE: [&str; 9] = [
+pub(crate) const SETTABLE: [&str; 15] = [
     "url",
     "description",
     "events",
@@ -22,6 +22,12 @@ pub(crate) const SETTABLE: [&str; 9] = [
     "rate_limit",
     "rate_limit.per_second",
     "rate_limit.burst",
+    "failure",
+    "failure.retry_after_max",
+    "failure.gone_disables",
+    "failure.overload_slows",
+    "failure.degrade_after",
+    "failure.disable_after",
 ];
 
 /// What may stand in an update mask without effect.
@@ -56,6 +62,7 @@ pub(crate) fn is_populated(given: &v1::Endpoint, path: &str) -> bool {
         "retry_schedule" => !given.retry_schedule.is_empty(),
         "max_concurrency" => given.max_concurrency != 0,
         "rate_limit" => given.rate_limit.is_some(),
+        "failure" => given.failure.is_some(),
         _ => false,
     }
 }
@@ -84,6 +91,9 @@ pub(crate) fn set(endpoint: &mut Endpoint, path: &str, given: &v1::Endpoint, vio
         },
         "retry_schedule" => endpoint.retry_schedule_ms = schedule(&given.retry_schedule, violations),
         "max_concurrency" => endpoint.max_concurrency = concurrency(given.max_concurrency, violations),
+        path if failure_field::PATHS.contains(&path) => {
+            failure_field::set(&mut endpoint.failure, path, given.failure.as_ref(), violations);
+        }
         path if rate_limit_field::PATHS.contains(&path) => {
             rate_limit_field::set(
                 &mut endpoint.rate_limit,
@@ -184,6 +194,7 @@ pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth) -> v1::Endpoint
         secret: None,
         tenant_id: endpoint.tenant.to_string(),
         rate_limit: endpoint.rate_limit.map(rate_limit_field::show),
+        failure: Some(failure_field::show(&endpoint.failure)),
     }
 }
 

@@ -11,7 +11,10 @@ use qrelay_store::{
     checkpoint::{EndpointHealth, RowKey},
     id::{EndpointId, SecretId},
     limits,
-    model::{Endpoint, EndpointIntent, Resource, ResourceId, SecretRow, Signature, Tenant, partition_of},
+    model::{
+        Endpoint, EndpointIntent, FailureRules, Resource, ResourceId, SecretRow, Signature, Tenant,
+        partition_of,
+    },
     seal::Purpose,
     store::{ChangeError, Changed, Page, PageKey, SecretChange},
     target::{ResolveError, TargetError},
@@ -323,6 +326,7 @@ fn blank(api: &Api, tenant: &Tenant) -> Endpoint {
         signature: Signature::default(),
         public_key: None,
         rate_limit: None,
+        failure: FailureRules::default(),
     }
 }
 

@@ -24,6 +24,7 @@ mod endpoint_fields;
 mod endpoint_test;
 mod endpoints;
 mod events;
+mod failure_field;
 mod field;
 mod gate;
 mod grpc_timeout;

@@ -4,7 +4,7 @@ use qrelay_store::{
     Timestamp,
     event::EventType,
     id::{EndpointId, PartitionId, TenantId},
-    model::{Endpoint, EndpointIntent, EventPattern, Signature},
+    model::{Endpoint, EndpointIntent, EventPattern, FailureRules, Signature},
 };
 
 /// The tenant of all fixtures.
@@ -32,5 +32,6 @@ pub(crate) fn endpoint(number: u8) -> Endpoint {
         signature: Signature::default(),
         public_key: None,
         rate_limit: None,
+        failure: FailureRules::default(),
     }
 }

@@ -1,5 +1,5 @@
-//! How an endpoint fares: healthy, degraded after five failed attempts in a row, disabled after a day of nothing
-//! else or after a 410.
+//! How an endpoint fares: healthy, degraded after failed attempts in a row, disabled after a long time of nothing
+//! else or because its receiver wants no more. When that is, its settings say.
 //!
 //! Pure rules over [`EndpointHealth`], which the checkpoint keeps. Failures are counted by attempt; our own trouble
 //! is nobody's failure. Nothing here loses an event: a disabled endpoint's deliveries wait.
@@ -9,13 +9,9 @@ use std::time::Duration;
 use qrelay_store::{
     Timestamp,
     checkpoint::{EndpointHealth, HealthState},
-    model::Endpoint,
+    limits::FAILURES_TO_DISABLE_MIN,
+    model::{Endpoint, FailureRules},
 };
-
-/// Failed attempts in a row that degrade an endpoint.
-pub const FAILURES_TO_DEGRADE: u64 = 5;
-/// How long nothing but failures is endured before an endpoint is disabled.
-pub const FAILING_TO_DISABLE: Duration = Duration::from_secs(24 * 3600);
 
 /// What an attempt says about the endpoint's health.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,12 +20,12 @@ pub enum Sign {
     Success,
     /// Anything else that is not our fault.
     Failure,
-    /// A 410: the receiver wants no more.
+    /// The receiver wants no more.
     Gone,
 }
 
 /// Takes an attempt's outcome into account. Says whether the state changed.
-pub fn observe(health: &mut EndpointHealth, sign: Sign, now: Timestamp) -> bool {
+pub fn observe(health: &mut EndpointHealth, sign: Sign, rules: &FailureRules, now: Timestamp) -> bool {
     if sign == Sign::Success {
         health.ever_succeeded = true;
         if health.state == HealthState::Disabled {
@@ -42,18 +38,15 @@ pub fn observe(health: &mut EndpointHealth, sign: Sign, now: Timestamp) -> bool 
     }
     health.consecutive_failures += 1;
     let since = *health.failing_since.get_or_insert(now);
-    let state = if sign == Sign::Gone {
-        HealthState::Disabled
-    } else if health.consecutive_failures < FAILURES_TO_DEGRADE {
-        health.state
-    } else if now.since(since) >= FAILING_TO_DISABLE {
-        HealthState::Disabled
-    } else {
+    let failures = health.consecutive_failures;
+    let endured = Duration::from_millis(rules.disable_after_ms);
+    let too_long = !endured.is_zero() && failures >= FAILURES_TO_DISABLE_MIN && now.since(since) >= endured;
+    let too_many = rules.degrade_after > 0 && failures >= u64::from(rules.degrade_after);
+    let state = match health.state {
+        _ if sign == Sign::Gone || too_long => HealthState::Disabled,
+        HealthState::Healthy if too_many => HealthState::Degraded,
         // A straggler's failure does not lift a disabled endpoint.
-        match health.state {
-            HealthState::Disabled => HealthState::Disabled,
-            HealthState::Healthy | HealthState::Degraded => HealthState::Degraded,
-        }
+        state => state,
     };
     enter(health, state)
 }
@@ -89,6 +82,42 @@ mod tests {
     use super::*;
     use crate::fixture;
 
+    const RULES: FailureRules = FailureRules {
+        retry_after_max_ms: 0,
+        gone_disables: true,
+        overload_slows: true,
+        degrade_after: 5,
+        disable_after_ms: 24 * 3600 * 1000,
+    };
+
+    #[test]
+    fn settings_move_both_thresholds_and_zero_is_never() {
+        let rules = FailureRules {
+            degrade_after: 2,
+            disable_after_ms: 3600 * 1000,
+            ..RULES
+        };
+        let mut health = EndpointHealth::default();
+        assert!(!observe(&mut health, Sign::Failure, &rules, at(0)));
+        assert!(observe(&mut health, Sign::Failure, &rules, at(0)));
+        assert_eq!(health.state, HealthState::Degraded);
+        observe(&mut health, Sign::Failure, &rules, at(0));
+        observe(&mut health, Sign::Failure, &rules, at(2));
+        assert_eq!(health.state, HealthState::Degraded, "four failures are few");
+        observe(&mut health, Sign::Failure, &rules, at(2));
+        assert_eq!(health.state, HealthState::Disabled);
+        let never = FailureRules {
+            degrade_after: 0,
+            disable_after_ms: 0,
+            ..RULES
+        };
+        let mut health = EndpointHealth::default();
+        for hour in 0..1000 {
+            assert!(!observe(&mut health, Sign::Failure, &never, at(hour)));
+        }
+        assert_eq!(health.state, HealthState::Healthy);
+    }
+
     fn at(hours: u64) -> Timestamp {
         Timestamp::EPOCH.after(Duration::from_secs(hours * 3600))
     }
@@ -98,11 +127,11 @@ mod tests {
         let mut health = EndpointHealth::default();
         assert!(on_probation(&health));
         for _ in 0..4 {
-            assert!(!observe(&mut health, Sign::Failure, at(0)));
+            assert!(!observe(&mut health, Sign::Failure, &RULES, at(0)));
         }
-        assert!(observe(&mut health, Sign::Failure, at(0)));
+        assert!(observe(&mut health, Sign::Failure, &RULES, at(0)));
         assert_eq!((health.state, health.version), (HealthState::Degraded, 1));
-        assert!(observe(&mut health, Sign::Success, at(0)));
+        assert!(observe(&mut health, Sign::Success, &RULES, at(0)));
         assert_eq!(
             (health.state, health.consecutive_failures),
             (HealthState::Healthy, 0)
@@ -114,33 +143,33 @@ mod tests {
     fn a_day_of_nothing_but_failures_disables_but_a_success_within_it_does_not() {
         let mut health = EndpointHealth::default();
         for hour in 0..24 {
-            observe(&mut health, Sign::Failure, at(hour));
+            observe(&mut health, Sign::Failure, &RULES, at(hour));
         }
         assert_eq!(health.state, HealthState::Degraded);
-        observe(&mut health, Sign::Success, at(23));
+        observe(&mut health, Sign::Success, &RULES, at(23));
         for hour in 24..48 {
-            observe(&mut health, Sign::Failure, at(hour));
+            observe(&mut health, Sign::Failure, &RULES, at(hour));
         }
         assert_eq!(health.state, HealthState::Degraded);
-        assert!(observe(&mut health, Sign::Failure, at(48)));
+        assert!(observe(&mut health, Sign::Failure, &RULES, at(48)));
         assert_eq!(health.state, HealthState::Disabled);
-        assert!(!observe(&mut health, Sign::Failure, at(49)));
+        assert!(!observe(&mut health, Sign::Failure, &RULES, at(49)));
     }
 
     #[test]
     fn a_few_rare_failures_over_days_do_not_disable() {
         let mut health = EndpointHealth::default();
-        observe(&mut health, Sign::Failure, at(0));
-        observe(&mut health, Sign::Failure, at(100));
+        observe(&mut health, Sign::Failure, &RULES, at(0));
+        observe(&mut health, Sign::Failure, &RULES, at(100));
         assert_eq!(health.state, HealthState::Healthy);
     }
 
     #[test]
     fn gone_disables_at_once_until_the_tenant_enables_it_again() {
         let mut health = EndpointHealth::default();
-        assert!(observe(&mut health, Sign::Gone, at(0)));
+        assert!(observe(&mut health, Sign::Gone, &RULES, at(0)));
         assert_eq!(health.state, HealthState::Disabled);
-        assert!(!observe(&mut health, Sign::Success, at(0)), "a straggler");
+        assert!(!observe(&mut health, Sign::Success, &RULES, at(0)), "a straggler");
         assert_eq!(health.state, HealthState::Disabled);
         let mut endpoint = fixture::endpoint(1);
         assert!(!enable(&mut health, &endpoint));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use qrelay_store::{
     id::EventAddress,
-    limits::{RETRY_AFTER_MAX, RETRY_PAUSE_MAX},
+    limits::{OVERLOAD_PAUSE_MAX, OVERLOAD_PAUSE_MIN, RETRY_AFTER_MAX, RETRY_PAUSE_MAX},
     model::Endpoint,
 };
 use sha2::{Digest, Sha256};
@@ -36,6 +36,12 @@ pub fn pause_after(
     let pause = endpoint.pause_before(next)?;
     let pause = pause + pause.mul_f64(jitter(endpoint, event, next) / 10.0);
     Some(pause.max(capped(retry_after.unwrap_or_default())))
+}
+
+/// The pause of an endpoint whose receiver is overloaded, after so many such pauses.
+pub fn overload_pause(before: u32) -> Duration {
+    let doubled = OVERLOAD_PAUSE_MIN.saturating_mul(2_u32.saturating_pow(before));
+    doubled.min(OVERLOAD_PAUSE_MAX)
 }
 
 /// A `Retry-After` as far as it is honoured.

@@ -153,6 +153,19 @@ pub const PACE_UNKNOWN_PAUSE: Duration = Duration::from_millis(50);
 pub const RATE_PER_SECOND_MAX: f64 = 100_000.0;
 /// The burst of a rate limit, for the same reason.
 pub const RATE_BURST_MAX: u32 = 100_000;
+/// The first pause of an endpoint whose receiver says that it is overloaded; doubled each time until a success: a
+/// receiver that only restarts is hardly noticed.
+pub const OVERLOAD_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// The longest of them: soon after a long outage, somebody looks.
+pub const OVERLOAD_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Failures in a row that an endpoint must have had at least before it is disabled, however long ago the first was.
+pub const FAILURES_TO_DISABLE_MIN: u64 = 5;
+/// The longest time that failures are endured: nobody remembers an endpoint that failed for a month.
+pub const DISABLE_AFTER_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The shortest.
+pub const DISABLE_AFTER_MIN: Duration = Duration::from_secs(60);
+/// Failures in a row that degrade: more is never.
+pub const DEGRADE_AFTER_MAX: u32 = 1000;
 /// Connecting to a receiver.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// One exchange, connect included.

@@ -17,6 +17,47 @@ use serde_json::{Value, json};
 use crate::harness::{ADMIN, Api, endpoint};
 
 #[tokio::test]
+async fn rules_of_failure_have_defaults_and_are_set_one_by_one() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let mut body = endpoint();
+    body["failure"] = json!({"degrade_after": 0, "gone_disables": false});
+    let made = api.post(&key, "/v1/endpoints", body).await.ok();
+    let mut rules = json!({
+        "retry_after_max": "86400s", "gone_disables": false, "overload_slows": true, "degrade_after": 0,
+        "disable_after": "86400s",
+    });
+    assert_eq!(made.body["failure"], rules);
+    let path = format!("/v1/endpoints/{}", made.text("id"));
+    let set = async |rules: Value| api.patch(&key, &path, json!({"failure": rules})).await;
+    for (rule, value) in [
+        ("retry_after_max", json!("0s")),
+        ("gone_disables", json!(true)),
+        ("overload_slows", json!(false)),
+        ("degrade_after", json!(12)),
+        ("disable_after", json!("0s")),
+    ] {
+        rules[rule] = value.clone();
+        assert_eq!(set(json!({rule: value})).await.ok().body["failure"], rules);
+    }
+    for (rule, wrong) in [
+        ("retry_after_max", json!("86401s")),
+        ("degrade_after", json!(1001)),
+        ("degrade_after", json!(-1)),
+        ("disable_after", json!("59s")),
+        ("disable_after", json!("2592001s")),
+    ] {
+        let refused = set(json!({rule: wrong})).await;
+        assert!(
+            refused.status == 400 && refused.body.to_string().contains(rule),
+            "{refused:?}"
+        );
+    }
+    let cleared = set(json!({"degrade_after": null})).await.ok();
+    assert_eq!(cleared.body["failure"]["degrade_after"], 5);
+}
+
+#[tokio::test]
 async fn a_rate_limit_is_set_changed_by_its_parts_and_lifted() {
     let api = Api::start().await;
     let (tenant, key) = api.tenant_and_key().await;

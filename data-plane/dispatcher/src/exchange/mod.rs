@@ -20,7 +20,7 @@ mod tls;
 mod tests;
 
 pub use gate::Permit;
-pub use outcome::{Aborted, ErrorClass, Failure, Fault, Outcome, Phases, RetryAfter};
+pub use outcome::{Aborted, ErrorClass, Failure, Fault, Outcome, Phases, RetryAfter, Wish};
 pub use tls::TlsConfigError;
 
 use std::future::Future;
@@ -254,6 +254,7 @@ fn failed(failure: Failure, phases: Phases) -> Outcome {
         response_headers: Vec::new(),
         response_body: Bytes::new(),
         retry_after: None,
+        wish: None,
     }
 }
 

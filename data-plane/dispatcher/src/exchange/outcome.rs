@@ -138,6 +138,15 @@ impl RetryAfter {
     }
 }
 
+/// What a receiver says of its deliveries in the response header `webhook-delivery`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// `disable`: send nothing more to this endpoint.
+    Disable,
+    /// `abort-message`: do not try this delivery again.
+    Abort,
+}
+
 /// All that is known of one exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -159,6 +168,8 @@ pub struct Outcome {
     pub response_body: Bytes,
     /// The response's `Retry-After`, if there is one that makes sense.
     pub retry_after: Option<RetryAfter>,
+    /// What the receiver asks for beside its status.
+    pub wish: Option<Wish>,
 }
 
 impl Outcome {

@@ -11,7 +11,7 @@ use qrelay_store::Timestamp;
 use qrelay_store::limits::{RESPONSE_BYTES_MAX, RESPONSE_SNIPPET_BYTES};
 use tokio::time::{Instant, timeout_at};
 
-use super::outcome::RetryAfter;
+use super::outcome::{RetryAfter, Wish};
 
 /// What was read of a response body.
 pub(super) struct Body {
@@ -65,6 +65,16 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<RetryAfter> {
     Some(RetryAfter::At(Timestamp::from_millis(ms)))
 }
 
+/// What `webhook-delivery` asks for; nothing if it is neither of the known words.
+pub(super) fn wish(headers: &HeaderMap) -> Option<Wish> {
+    let text = headers.get("webhook-delivery")?.to_str().ok()?.trim();
+    match text.to_ascii_lowercase().as_str() {
+        "disable" => Some(Wish::Disable),
+        "abort-message" => Some(Wish::Abort),
+        _ => None,
+    }
+}
+
 /// How long the receiver keeps an idle connection (`Keep-Alive: timeout=5`), if it says so.
 pub(super) fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("keep-alive")?.to_str().ok()?;
@@ -108,6 +118,14 @@ mod tests {
             RetryAfter::At(at).from(at.after(Duration::from_secs(9))),
             Duration::ZERO
         );
+    }
+
+    #[test]
+    fn only_the_known_wishes_are_wishes() {
+        let asks = |text: &'static str| wish(&headers("webhook-delivery", text.as_bytes()));
+        assert_eq!(asks("disable"), Some(Wish::Disable));
+        assert_eq!(asks(" Abort-Message"), Some(Wish::Abort));
+        assert_eq!((asks("abort"), asks("")), (None, None));
     }
 
     #[test]

@@ -174,6 +174,7 @@ impl Shared {
             response_headers: super::kept_headers::of_response(&head.headers),
             response_body: body.snippet,
             retry_after: response::retry_after(&head.headers),
+            wish: response::wish(&head.headers),
         };
         Ok(Ok(Sent { outcome, waited }))
     }

@@ -139,6 +139,8 @@ pub struct Subscriber {
     hold: Option<(Instant, Timestamp)>,
     /// A rate limit keeps what is due back until then.
     paced: Option<Timestamp>,
+    /// Pauses for overload since the last success.
+    slowed: u32,
     removed: bool,
 }
 
@@ -153,6 +155,7 @@ impl Subscriber {
             in_flight: 0,
             hold: None,
             paced: None,
+            slowed: 0,
             removed: false,
         }
     }

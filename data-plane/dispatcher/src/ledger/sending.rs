@@ -15,6 +15,7 @@ use crate::{
     health::{self, Sign},
     queue::Class,
     run::Queued,
+    schedule,
     usage::Succeeded,
 };
 
@@ -178,7 +179,10 @@ impl Ledger {
             return false;
         };
         self.health_changed.insert(endpoint);
-        health::observe(&mut subscriber.health, sign, wall)
+        if sign == Sign::Success {
+            subscriber.slowed = 0;
+        }
+        health::observe(&mut subscriber.health, sign, &subscriber.config.failure, wall)
     }
 
     /// The receiver asks not to be asked for so long. A later wish replaces an earlier one only if it is longer.
@@ -192,6 +196,20 @@ impl Ledger {
             self.health_changed.insert(endpoint);
             self.woken.insert(endpoint);
         }
+    }
+
+    /// The receiver says that it is overloaded: a pause, longer each time until a success. Answers that come while it is
+    /// paused already are of the same wave.
+    pub fn slow(&mut self, endpoint: EndpointId, at: Moment) {
+        let Some(subscriber) = self.subscribers.get_mut(&endpoint) else {
+            return;
+        };
+        if subscriber.held_until().is_some_and(|until| until > at.now) {
+            return;
+        }
+        let pause = schedule::overload_pause(subscriber.slowed);
+        subscriber.slowed = subscriber.slowed.saturating_add(1);
+        self.hold(endpoint, pause, at);
     }
 
     /// A rate limit keeps the endpoint's due deliveries back until then, or no longer does.

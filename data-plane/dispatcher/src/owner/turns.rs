@@ -4,13 +4,13 @@
 //! end. What keeps it from sending (its cap, a pause, a limit) takes it out until that changes, so that a slow one
 //! costs the others nothing.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use qrelay_store::{
     event::EventType,
     id::{EndpointId, Seq},
     limits::{ATTEMPT_ROWS_WAITING_MAX, PACE_UNKNOWN_PAUSE},
-    model::Tenant,
+    model::{Endpoint, Tenant},
     store::DeliveryStatus,
 };
 use tokio::time::Instant;
@@ -19,14 +19,20 @@ use super::actor::{Actor, Done};
 use crate::{
     attempt::{Attempt, Made, Over, RowOf},
     cursor::Stream,
-    exchange::{Fault, Outcome},
+    exchange::{Fault, Outcome, Wish},
     health::{self, Sign},
-    ledger::sending::{Finish, Job},
+    ledger::{
+        feed::Moment,
+        sending::{Finish, Job},
+    },
     metrics,
     pace::{Count, Pace, SharedLimit},
     queue::Class,
     schedule,
 };
+
+/// Added to the error of a delivery that its receiver wants no more of.
+const ABORTED: &str = "; the receiver asked for no further attempt (webhook-delivery: abort-message)";
 
 /// What a turn came to.
 enum Turn {
@@ -242,20 +248,15 @@ impl Actor {
             .map(|subscriber| Arc::clone(&subscriber.config));
         let config = config.unwrap_or_else(|| Arc::clone(&job.endpoint));
         self.observe(job, outcome);
-        let retry_after = match outcome.status {
-            Some(429 | 503) => outcome
-                .retry_after
-                .map(|after| schedule::capped(after.from(at.wall))),
-            _ => None,
-        };
-        if let Some(pause) = retry_after {
-            self.ledger.hold(job.endpoint.id, pause, at);
-        }
+        let retry_after = self.pause_asked(&config, outcome, at);
         let ours = outcome.fault() == Some(Fault::Ours);
         if ours {
             self.hold_for_own_trouble(job, outcome.error());
         }
         let pause = schedule::pause_after(&config, job.event, job.number, retry_after);
+        // A receiver that wants no further attempt gets none.
+        let aborted = !outcome.is_success() && outcome.wish == Some(Wish::Abort);
+        let pause = pause.filter(|_| !aborted);
         let (status, finish) = match (outcome.is_success(), pause) {
             (true, _) => (DeliveryStatus::Succeeded, Finish::Delivered),
             // Our own trouble uses up nothing of the schedule: the next attempt has the same number, and its row
@@ -272,7 +273,7 @@ impl Actor {
             Finish::Delivered => metrics::delivered(at.wall.since(job.recorded_at)),
             Finish::GivenUp => {
                 metrics::given_up();
-                tracing::warn!(event = %id, endpoint = %config.id, attempts = job.number, error = outcome.error(), "gave a delivery up: its retry schedule is used up");
+                tracing::warn!(event = %id, endpoint = %config.id, attempts = job.number, aborted, error = outcome.error(), "gave a delivery up: its retry schedule is used up, or its receiver wants no more of it");
             }
             Finish::Retry(_) | Finish::Again(_) | Finish::Unused(_) => {}
         }
@@ -292,18 +293,54 @@ impl Actor {
             next_attempt_at: next,
             code: over.code,
         };
-        self.add_row(row.exchange(outcome));
+        let mut row = row.exchange(outcome);
+        if aborted {
+            row.error.push_str(ABORTED);
+        }
+        self.add_row(row);
         finish
     }
 
+    /// The pause that a response asks of the whole endpoint, which is paused for it; what is left to the schedule is not
+    /// returned.
+    fn pause_asked(&mut self, config: &Endpoint, outcome: &Outcome, at: Moment) -> Option<Duration> {
+        let asked = outcome
+            .retry_after
+            .filter(|_| matches!(outcome.status, Some(429 | 503)));
+        let longest = Duration::from_millis(config.failure.retry_after_max_ms);
+        let pause = asked
+            .map(|after| schedule::capped(after.from(at.wall)).min(longest))
+            .filter(|pause| !pause.is_zero());
+        let overloaded = matches!(outcome.status, Some(429 | 502 | 503 | 504));
+        match pause {
+            Some(pause) => self.ledger.hold(config.id, pause, at),
+            None if overloaded && config.failure.overload_slows => self.ledger.slow(config.id, at),
+            None => {}
+        }
+        pause
+    }
+
     fn observe(&mut self, job: &Job, outcome: &Outcome) {
-        let sign = match (outcome.status, outcome.fault()) {
-            _ if outcome.is_success() => Sign::Success,
+        let Some(subscriber) = self.ledger.subscriber(job.endpoint.id) else {
+            return;
+        };
+        let gone_disables = subscriber.config.failure.gone_disables;
+        let unwanted = outcome.wish == Some(Wish::Disable);
+        let signs = match (outcome.status, outcome.fault()) {
+            _ if outcome.is_success() && unwanted => [Some(Sign::Success), Some(Sign::Gone)],
+            _ if outcome.is_success() => [Some(Sign::Success), None],
             // Our own trouble says nothing about the endpoint.
             (_, Some(Fault::Ours)) => return,
-            (Some(410), _) => Sign::Gone,
-            _ => Sign::Failure,
+            (Some(410), _) if gone_disables => [Some(Sign::Gone), None],
+            _ if unwanted => [Some(Sign::Gone), None],
+            _ => [Some(Sign::Failure), None],
         };
+        for sign in signs.into_iter().flatten() {
+            self.observe_sign(job, sign);
+        }
+    }
+
+    fn observe_sign(&mut self, job: &Job, sign: Sign) {
         let wall = self.wall();
         if self.ledger.observe(job.endpoint.id, sign, wall)
             && let Some(subscriber) = self.ledger.subscriber(job.endpoint.id)

@@ -11,8 +11,8 @@ use crate::{
         TenantId, WriterId,
     },
     model::{
-        ApiKey, Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, Host, IpPrivacy,
-        KeyRole, Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
+        ApiKey, Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, FailureRules, Host,
+        IpPrivacy, KeyRole, Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
     },
     store::{
         AttemptRow, Batch, Change, Command, CommandKind, DeliveryStatus, Expected, Fence, Heads, Lease,
@@ -150,6 +150,7 @@ pub fn endpoint(tenant: TenantId) -> Endpoint {
         signature: Signature::default(),
         public_key: None,
         rate_limit: None,
+        failure: FailureRules::default(),
     }
 }
 

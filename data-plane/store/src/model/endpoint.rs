@@ -51,6 +51,38 @@ pub struct Endpoint {
     /// How many requests may be begun.
     #[serde(default)]
     pub rate_limit: Option<RateLimit>,
+    /// What failures mean for it.
+    #[serde(default)]
+    pub failure: FailureRules,
+}
+
+/// What failures mean for an endpoint. A rule that a row does not hold is the default's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FailureRules {
+    /// The longest pause that a `Retry-After` of a 429 or 503 asks of the whole endpoint; 0: none.
+    pub retry_after_max_ms: u64,
+    /// Whether a 410 disables it.
+    pub gone_disables: bool,
+    /// Whether a 429, 502, 503 or 504 pauses the whole endpoint, longer each time.
+    pub overload_slows: bool,
+    /// Failed attempts in a row that degrade it; 0: never.
+    pub degrade_after: u32,
+    /// How long nothing but failures is endured before it is disabled; 0: for ever.
+    pub disable_after_ms: u64,
+}
+
+impl Default for FailureRules {
+    fn default() -> Self {
+        let day_ms = 24 * 3600 * 1000;
+        Self {
+            retry_after_max_ms: day_ms,
+            gone_disables: true,
+            overload_slows: true,
+            degrade_after: 5,
+            disable_after_ms: day_ms,
+        }
+    }
 }
 
 /// How many requests may be begun: in any second at most `per_second` + `burst`.
@@ -192,6 +224,7 @@ mod tests {
         assert_eq!(row.signature.scheme, SignatureScheme::Standard);
         assert_eq!(row.public_key, None);
         assert_eq!(row.rate_limit, None);
+        assert_eq!(row.failure, FailureRules::default());
     }
 
     #[test]

@@ -9,7 +9,9 @@ mod signature;
 mod tenant;
 
 pub use code::{Code, CodeStatus, Host, ShortLink};
-pub use endpoint::{Endpoint, EndpointIntent, EventPattern, RateLimit, SecretRow, UnknownEvent};
+pub use endpoint::{
+    Endpoint, EndpointIntent, EventPattern, FailureRules, RateLimit, SecretRow, UnknownEvent,
+};
 pub use key::{ApiKey, KeyRole};
 pub use signature::{Signature, SignatureScheme, refused_name};
 pub use tenant::{Durability, IpPrivacy, Tenant, TenantStatus, partition_of};

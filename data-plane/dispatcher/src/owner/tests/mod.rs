@@ -1,5 +1,6 @@
 //! The deliverer whole: on the embedded store, with receivers on loopback.
 
+mod failure;
 mod leases;
 mod pace;
 mod world;
@@ -155,7 +156,7 @@ async fn a_black_hole_costs_only_itself_and_its_events_come_when_it_recovers() {
 async fn a_kill_at_any_moment_loses_nothing() {
     let mut world = World::new().await;
     // Half of the requests fail, so that deliveries are outstanding all the time.
-    let flaky = Receiver::new(|number| Some(if number % 2 == 0 { "503 Busy" } else { OK })).await;
+    let flaky = Receiver::new(|number| Some(if number % 2 == 0 { "500 Oops" } else { OK })).await;
     let steady = Receiver::ok().await;
     world
         .endpoint(&flaky, |endpoint| {
@@ -511,7 +512,7 @@ async fn a_failing_store_and_kills_together_lose_nothing() {
         Op::Claim,
     ];
     let mut world = World::new().await;
-    let flaky = Receiver::new(|number| Some(if number % 3 == 0 { "503 Busy" } else { OK })).await;
+    let flaky = Receiver::new(|number| Some(if number % 3 == 0 { "500 Oops" } else { OK })).await;
     let steady = Receiver::ok().await;
     world
         .endpoint(&flaky, |endpoint| endpoint.retry_schedule_ms = vec![50; 20])
@@ -565,7 +566,7 @@ async fn a_failing_store_and_kills_together_lose_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_leaves_no_delivery_in_the_list_that_retries_for_ever() {
     let mut world = World::new().await;
-    let receiver = Receiver::new(|number| Some(if number % 2 == 0 { "503 Busy" } else { OK })).await;
+    let receiver = Receiver::new(|number| Some(if number % 2 == 0 { "500 Oops" } else { OK })).await;
     let endpoint = world
         .endpoint(&receiver, |endpoint| {
             endpoint.retry_schedule_ms = vec![0, 1000, 1000, 1000, 1000, 1000]

@@ -15,8 +15,8 @@ use qrelay_store::{
     fault::FaultStore,
     id::{CodeId, EndpointId, EventAddress, PartitionId, SecretId, TenantId},
     model::{
-        Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, Host, IpPrivacy, RateLimit,
-        Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
+        Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, FailureRules, Host, IpPrivacy,
+        RateLimit, Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
     },
     record::{Classification, Record, ScanRecord},
     sqlite::{Options, SqliteStore},
@@ -200,6 +200,7 @@ impl World {
             signature: Signature::default(),
             public_key: None,
             rate_limit: None,
+            failure: FailureRules::default(),
         };
         edit(&mut endpoint);
         let secret = SecretRow {
