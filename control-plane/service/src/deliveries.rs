@@ -1,17 +1,22 @@
 //! Deliveries: what became of an endpoint's events, from the attempt log.
 
+use std::{sync::Arc, time::Duration};
+
 use qrelay_proto::v1;
 use qrelay_store::{
-    id::{DeliveryId, DeliveryKey},
-    model::EventPattern,
-    store::{AttemptRow, DeliveryFilter, DeliveryPosition, DeliveryStatus, DeliverySummary},
+    id::{CommandId, DeliveryId, DeliveryKey, PartitionId},
+    model::{Endpoint, EventPattern, Tenant},
+    store::{
+        AttemptRow, Command, CommandKind, DeliveryFilter, DeliveryPosition, DeliveryStatus, DeliverySummary,
+    },
 };
 use tonic::Status;
 
 use crate::{
     api::Api,
     caller::Caller,
-    endpoints, events,
+    endpoints,
+    events::{self, Renderer},
     page::{self, Bound},
     refusal::{self, Violations},
     wire,
@@ -81,14 +86,81 @@ pub(crate) async fn read(
     request: v1::GetDeliveryRequest,
 ) -> Result<v1::Delivery, Status> {
     let tenant = api.tenant(caller, &request.tenant_id).await?;
-    if request.id.is_empty() {
+    let (_, rows) = rows_of(api, &tenant, &request.id).await?;
+    let last = rows[rows.len() - 1].clone();
+    Ok(show_whole(api, last, &rows))
+}
+
+/// RetryDelivery. The owner of the endpoint's home carries it out, under the endpoint's limits.
+pub(crate) async fn retry(
+    api: &Api,
+    caller: &Caller,
+    request: v1::RetryDeliveryRequest,
+) -> Result<v1::Delivery, Status> {
+    let tenant = api.tenant_to_change(caller, &request.tenant_id).await?;
+    let (endpoint, rows) = rows_of(api, &tenant, &request.id).await?;
+    let last = rows[rows.len() - 1].clone();
+    let refused = |code, message| Err(refusal::precondition(code, message));
+    if endpoint.deleted {
+        return refused("ENDPOINT_DELETED", "the endpoint was deleted");
+    }
+    if last.event.partition == PartitionId::TEST {
+        return refused(
+            "TEST_DELIVERY",
+            "a test has no event to send again: test the endpoint anew",
+        );
+    }
+    if last.number == 0 {
+        return refused(
+            "EVENT_UNSENDABLE",
+            "nothing was ever sent of it, and nothing can be",
+        );
+    }
+    let renderer = Renderer::new(Arc::clone(&api.store));
+    let event = renderer.event_at(last.event, tenant.id).await;
+    if event.map_err(refusal::store)?.is_none() {
+        return refused("EVENT_GONE", "its event is no longer kept");
+    }
+    let now = api.now();
+    let command = Command {
+        id: CommandId::random(),
+        partition: endpoint.home,
+        kind: CommandKind::Retry {
+            endpoint: endpoint.id,
+            event: last.event,
+            first_at: last.first_at,
+            after: last.number,
+        },
+        created_at: now,
+        result: None,
+    };
+    if !api.store.put_command(&command).await.map_err(refusal::store)? {
+        let message = "too many commands wait for this endpoint's sender";
+        return Err(refusal::too_fast(
+            "COMMANDS_PENDING",
+            message,
+            Duration::from_secs(1),
+        ));
+    }
+    api.store.hints().partition(endpoint.home).publish_command();
+    let last = AttemptRow {
+        status: DeliveryStatus::Retrying,
+        next_attempt_at: Some(now),
+        ..last
+    };
+    Ok(show_whole(api, last, &rows))
+}
+
+/// A delivery's rows, of which there is at least one, and its endpoint; another tenant's is not found.
+async fn rows_of(api: &Api, tenant: &Tenant, id: &str) -> Result<(Arc<Endpoint>, Vec<AttemptRow>), Status> {
+    if id.is_empty() {
         return Err(Violations::one("id", "is required"));
     }
-    let missing = || refusal::not_found("Delivery", &request.id);
-    let id: DeliveryId = request.id.parse().map_err(|_| missing())?;
-    let key = api.store.install().ids.delivery_key(id);
+    let missing = || refusal::not_found("Delivery", id);
+    let parsed: DeliveryId = id.parse().map_err(|_| missing())?;
+    let key = api.store.install().ids.delivery_key(parsed);
     let endpoint = api.store.endpoint(key.endpoint).await.map_err(refusal::store)?;
-    endpoint
+    let endpoint = endpoint
         .filter(|endpoint| endpoint.tenant == tenant.id)
         .ok_or_else(missing)?;
     let rows = api
@@ -96,17 +168,21 @@ pub(crate) async fn read(
         .attempts(key.endpoint, key.first_at, key.event)
         .await
         .map_err(refusal::store)?;
-    let last = rows.last().cloned().ok_or_else(missing)?;
-    let attempt_log: Vec<_> = rows
-        .iter()
-        .filter(|row| row.number > 0)
-        .map(show_attempt)
-        .collect();
+    if rows.is_empty() {
+        return Err(missing());
+    }
+    Ok((endpoint, rows))
+}
+
+/// A delivery as its `last` row says, with its attempts.
+fn show_whole(api: &Api, last: AttemptRow, rows: &[AttemptRow]) -> v1::Delivery {
+    let attempts = rows.iter().filter(|row| row.number > 0);
+    let attempt_log: Vec<_> = attempts.map(show_attempt).collect();
     let attempts = u32::try_from(attempt_log.len()).unwrap_or(u32::MAX);
-    Ok(v1::Delivery {
+    v1::Delivery {
         attempt_log,
         ..show(api, &DeliverySummary { last, attempts })
-    })
+    }
 }
 
 fn show(api: &Api, delivery: &DeliverySummary) -> v1::Delivery {

@@ -68,6 +68,7 @@ pub(crate) async fn run(
 fn answer(api: &Api, result: CommandResult) -> Result<v1::TestEndpointResponse, Status> {
     match result {
         CommandResult::Attempt(attempt) => Ok(show(api, &attempt)),
+        CommandResult::Taken => Err(Status::internal("a test was finished as something else")),
         CommandResult::Refused { reason } => Err(refusal::precondition("TEST_REFUSED", &reason)),
     }
 }

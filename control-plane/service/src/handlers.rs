@@ -70,6 +70,7 @@ serve!(EndpointService {
     rotate_secret: v1::RotateSecretRequest => v1::Endpoint = endpoints::rotate,
     list_deliveries: v1::ListDeliveriesRequest => v1::ListDeliveriesResponse = deliveries::list,
     get_delivery: v1::GetDeliveryRequest => v1::Delivery = deliveries::read,
+    retry_delivery: v1::RetryDeliveryRequest => v1::Delivery = deliveries::retry,
 });
 
 serve!(EventService {

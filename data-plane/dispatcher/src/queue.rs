@@ -44,6 +44,15 @@ impl Queue {
         self.waiting.insert((at, event));
     }
 
+    /// Moves a delivery that waits for its time to the due ones.
+    pub fn hasten(&mut self, event: EventAddress) {
+        let at = self.waiting.iter().find(|(_, waiting)| *waiting == event);
+        if let Some(at) = at.copied() {
+            self.waiting.remove(&at);
+            self.due.insert(event);
+        }
+    }
+
     /// Moves what has waited long enough to the due ones.
     pub fn ripen(&mut self, now: Instant) {
         while let Some(&(at, event)) = self.waiting.first() {

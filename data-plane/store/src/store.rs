@@ -617,6 +617,26 @@ pub enum CommandKind {
         /// To this endpoint.
         endpoint: EndpointId,
     },
+    /// Send a delivery again, now. Stays pending until a checkpoint holds the delivery, or its next attempt is recorded.
+    Retry {
+        /// To this endpoint.
+        endpoint: EndpointId,
+        /// This event.
+        event: EventAddress,
+        /// When the delivery's first attempt began.
+        first_at: Timestamp,
+        /// The last attempt that the caller knew of.
+        after: u32,
+    },
+}
+
+impl CommandKind {
+    /// The endpoint that it is about.
+    pub const fn endpoint(&self) -> EndpointId {
+        match self {
+            Self::Test { endpoint } | Self::Retry { endpoint, .. } => *endpoint,
+        }
+    }
 }
 
 /// A command, and what came of it.
@@ -640,6 +660,8 @@ pub struct Command {
 pub enum CommandResult {
     /// The attempt that was made.
     Attempt(Box<AttemptRow>),
+    /// It is done, or saved with what its owner has to do.
+    Taken,
     /// It could not be done.
     Refused {
         /// Why, for people.

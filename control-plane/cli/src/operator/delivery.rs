@@ -85,16 +85,27 @@ enum Action {
         /// The delivery's id, dlv_…
         id: String,
     },
+    /// Send a delivery again, now
+    Retry {
+        /// The delivery's id, dlv_…
+        id: String,
+    },
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let mut out = args.connect.output();
     let session = Session::open(&args.connect).await?;
-    let Action::Get { id } = args.action;
-    let request = v1::GetDeliveryRequest {
-        id,
-        tenant_id: args.tenant.tenant,
+    let (mut endpoints, tenant_id) = (session.endpoints(), args.tenant.tenant);
+    let delivery = match args.action {
+        Action::Get { id } => {
+            let request = v1::GetDeliveryRequest { id, tenant_id };
+            endpoints.get_delivery(call(request)).await?
+        }
+        Action::Retry { id } => {
+            let request = v1::RetryDeliveryRequest { id, tenant_id };
+            endpoints.retry_delivery(call(request)).await?
+        }
     };
-    out.one(session.endpoints().get_delivery(call(request)).await?.get_ref())?;
+    out.one(delivery.get_ref())?;
     Ok(())
 }

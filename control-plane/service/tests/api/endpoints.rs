@@ -654,13 +654,81 @@ async fn an_attempt_is_shown_with_headers_timing_and_whose_fault_it_was() {
     );
 }
 
+#[tokio::test]
+async fn a_retry_is_a_command_to_the_owner_and_answered_at_once() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let id = api.post(&key, "/v1/endpoints", endpoint()).await.ok().text("id");
+    let row = api.store.endpoint(id.parse().unwrap()).await.unwrap().unwrap();
+    api.post(
+        &key,
+        "/v1/codes",
+        json!({"destination_url": "https://example.com/"}),
+    )
+    .await
+    .ok();
+    let events = api.get(&key, "/v1/events").await.ok();
+    let event = events.body["events"][0]["id"].as_str().unwrap().parse().unwrap();
+    let event = api.store.install().ids.event_address(event);
+    let of = |event: EventAddress, at: i64, number: u32| AttemptRow {
+        event,
+        ..attempt(&row, 1_800_000_000_000 + at, number, DeliveryStatus::GivenUp)
+    };
+    let gone = EventAddress {
+        seq: qrelay_store::id::Seq::new(77),
+        ..event
+    };
+    let test = EventAddress::test();
+    let rows = vec![
+        of(event, 0, 1),
+        of(event, 0, 2),
+        of(gone, 1, 1),
+        of(test, 2, 1),
+        of(event, 3, 0),
+    ];
+    api.store.record_attempts(rows).await.unwrap();
+    let listed = api
+        .get(&key, &format!("/v1/endpoints/{id}/deliveries"))
+        .await
+        .ok();
+    let ask = async |key: &str, at: usize| {
+        let delivery = listed.body["deliveries"][at]["id"].as_str().unwrap();
+        api.post(key, &format!("/v1/deliveries/{delivery}/retry"), json!({}))
+            .await
+    };
+    for (at, reason) in [(0, "EVENT_UNSENDABLE"), (1, "TEST_DELIVERY"), (2, "EVENT_GONE")] {
+        let answer = ask(&key, at).await;
+        assert_eq!(answer.status, 400, "{answer:?}");
+        assert!(answer.body.to_string().contains(reason), "{answer:?}");
+    }
+    let (_, other) = api.tenant_and_key().await;
+    assert_eq!(ask(&other, 3).await.status, 404, "another tenant's");
+    assert!(api.store.pending_commands(row.home, 10).await.unwrap().is_empty());
+    let answer = ask(&key, 3).await.ok();
+    assert_eq!(
+        (&answer.body["status"], &answer.body["attempts"]),
+        (&json!("retrying"), &json!(2))
+    );
+    assert_eq!(answer.body["id"], listed.body["deliveries"][3]["id"]);
+    let pending = api.store.pending_commands(row.home, 10).await.unwrap();
+    let expected = CommandKind::Retry {
+        endpoint: row.id,
+        event,
+        first_at: Timestamp::from_millis(1_800_000_000_000),
+        after: 2,
+    };
+    assert_eq!(pending[0].kind, expected);
+    api.delete(&key, &format!("/v1/endpoints/{id}")).await.ok();
+    assert!(ask(&key, 3).await.body.to_string().contains("ENDPOINT_DELETED"));
+}
+
 /// Plays the owner for one test: the first command of any partition gets this result.
 async fn finish_one(api: &Api, result: impl Fn(EndpointId) -> CommandResult) {
     loop {
         for partition in (0..4).map(PartitionId::new) {
             let pending = api.store.pending_commands(partition, 1).await.unwrap();
             let Some(command) = pending.first() else { continue };
-            let CommandKind::Test { endpoint } = command.kind;
+            let endpoint = command.kind.endpoint();
             api.store
                 .finish_command(partition, command.id, &result(endpoint))
                 .await

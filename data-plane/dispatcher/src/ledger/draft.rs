@@ -214,6 +214,17 @@ impl<'a> Draft<'a> {
         self.limit = BYTES_MAX;
     }
 
+    /// Deliveries that came back: written, so that they may be sent.
+    pub(super) fn recalled(&mut self) {
+        self.limit = BITS_BYTES_MAX.max(self.spent);
+        for delivery in &self.ledger.recalled {
+            if !self.take(&[*delivery], &[], &UsageDelta::default()) {
+                break;
+            }
+        }
+        self.limit = BYTES_MAX;
+    }
+
     /// Writes a saved delivery anew. Says whether it found room.
     fn rewrite(&mut self, endpoint: EndpointId, event: EventAddress) -> bool {
         if self.taken.contains(&(endpoint, event)) {
@@ -334,7 +345,7 @@ impl<'a> Draft<'a> {
             }
             let event = stream.address(seq, *index);
             let delivery = self.ledger.subscribers.get(endpoint)?.deliveries.get(&event)?;
-            delivery.saved.is_none().then_some((*endpoint, event))
+            (delivery.saved.is_none() && !delivery.recalled).then_some((*endpoint, event))
         };
         let entries: Vec<_> = if pending.undone == 0 {
             Vec::new()

@@ -207,6 +207,7 @@ impl Ledger {
             phase,
             revision: 0,
             saved: None,
+            recalled: false,
         };
         subscriber.deliveries.insert(event, delivery);
         self.undone += 1;

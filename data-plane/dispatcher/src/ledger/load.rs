@@ -200,6 +200,7 @@ impl Ledger {
             phase: Phase::Waiting,
             revision: 0,
             saved: Some(saved),
+            recalled: false,
         };
         subscriber.deliveries.insert(entry.event, delivery);
         self.undone += 1;

@@ -8,6 +8,7 @@
 //! - [`feed`]: events become deliveries.
 //! - [`sending`]: deliveries go out and come back.
 //! - [`plan`]: what to save next, and what follows once it is saved; `draft`: within its budget.
+//! - [`recall`]: a delivery is sent again because its tenant asks.
 //! - [`settle`]: endpoints leave the shared run, rejoin it, and are removed.
 //! - [`load`]: from a saved checkpoint.
 //! - [`backlog`]: what the control plane is told.
@@ -20,6 +21,7 @@ mod draft;
 pub mod feed;
 pub mod load;
 pub mod plan;
+pub mod recall;
 pub mod sending;
 pub mod settle;
 
@@ -101,6 +103,8 @@ pub struct Delivery {
     pub revision: u32,
     /// Its saved entry.
     pub saved: Option<SavedIn>,
+    /// It came back at its tenant's wish and is in no saved chunk yet: no batch counts it, and nothing is sent.
+    pub recalled: bool,
 }
 
 impl Delivery {
@@ -219,6 +223,8 @@ pub struct Ledger {
     totals: UsageTotals,
     /// Saved deliveries that changed since.
     dirty: BTreeSet<(EndpointId, EventAddress)>,
+    /// Deliveries that came back and must be saved before they are sent.
+    recalled: BTreeSet<(EndpointId, EventAddress)>,
     /// Run rows as they stand in the store.
     run_rows: BTreeMap<RunName, String>,
     /// Health rows as they stand in the store.
@@ -252,6 +258,7 @@ impl Ledger {
             chunks: Chunks::default(),
             totals: UsageTotals::default(),
             dirty: BTreeSet::new(),
+            recalled: BTreeSet::new(),
             run_rows: BTreeMap::new(),
             health_rows: BTreeMap::new(),
             health_changed: BTreeSet::new(),

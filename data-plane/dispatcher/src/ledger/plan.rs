@@ -5,7 +5,7 @@
 //! 1. runs that endpoints left for or came back from. While such a row is missing the shared cursor stands still,
 //!    because only the endpoint's own row keeps what the shared cursor passes;
 //! 2. done-bits with the usage that they make final;
-//! 3. rescheduled deliveries: a new entry in a new chunk, and the old entry's bit;
+//! 3. rescheduled deliveries: a new entry in a new chunk, and the old entry's bit; and those that came back: an entry;
 //! 4. the shared cursor, with an entry for each undone delivery that it passes, and the usage of what it passes;
 //! 5. own runs, each at most as far as the shared cursor;
 //! 6. merging of sparse chunks, then health.
@@ -88,6 +88,7 @@ impl Ledger {
         if !self.starved {
             draft.bits();
             draft.rescheduled();
+            draft.recalled();
         }
         if complete {
             // A start of the clock closer than `hold` has nothing older.
@@ -176,7 +177,10 @@ impl Ledger {
             } else {
                 self.dirty.insert((endpoint, event));
             }
-            if before.is_none() {
+            if std::mem::take(&mut delivery.recalled) {
+                self.recalled.remove(&(endpoint, event));
+                self.line_up(endpoint, event);
+            } else if before.is_none() {
                 self.uncount_unsaved(endpoint);
                 if let Some(pending) = self.run_of(endpoint).pending_of(event) {
                     pending.detach(queued);

@@ -85,7 +85,7 @@ impl Ledger {
         let unsaved = subscriber
             .deliveries
             .iter()
-            .filter(|(_, delivery)| delivery.saved.is_none());
+            .filter(|(_, delivery)| delivery.saved.is_none() && !delivery.recalled);
         for (event, delivery) in unsaved {
             self.unsaved_own += 1;
             if let Some(pending) = self.shared.pending_of(*event) {
@@ -139,7 +139,8 @@ impl Ledger {
             return;
         };
         let deliveries = subscriber.deliveries.values();
-        self.unsaved_own -= deliveries.filter(|delivery| delivery.saved.is_none()).count();
+        let unsaved = deliveries.filter(|delivery| delivery.saved.is_none() && !delivery.recalled);
+        self.unsaved_own -= unsaved.count();
         for ((stream, seq), theirs) in own.run.take_pending() {
             let ours = self.shared.pending_or_new(stream, seq, theirs.read_at);
             // Those that were there when the endpoint left are still named.
@@ -177,6 +178,7 @@ impl Ledger {
                 Some(saved) => self
                     .chunks
                     .settle(saved.chunk, saved.index, &UsageDelta::default()),
+                None if delivery.recalled => {}
                 None => {
                     self.unsaved -= 1;
                     self.unsaved_own -= usize::from(subscriber.own.is_some());
@@ -190,6 +192,7 @@ impl Ledger {
             }
         }
         self.dirty.retain(|(id, _)| *id != endpoint);
+        self.recalled.retain(|(id, _)| *id != endpoint);
         self.own.remove(&endpoint);
         if let Some(ids) = self.tenants.get_mut(&subscriber.config.tenant) {
             ids.retain(|id| *id != endpoint);

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Shard,
+    commands::Asked,
     reader::{LogReader, NEWS_MAX, News, see},
     saving::Answer,
 };
@@ -70,8 +71,8 @@ pub(super) enum Done {
     Recorded(Result<Vec<(EndpointId, EventAddress)>, Vec<AttemptRow>>),
     /// A save.
     Saved(Sending, Option<Box<Plan>>, Answer),
-    /// Commands that wait, each with its endpoint as it is now.
-    Commands(Result<Vec<(Command, Option<Arc<Endpoint>>)>>),
+    /// Commands that wait.
+    Commands(Result<Vec<Asked>>),
     /// A command's result was put down, or not.
     Finished(CommandId, Result<()>),
     /// Something that nobody waits for.
@@ -147,6 +148,8 @@ pub(super) struct Actor {
     pub(super) commands_polled: bool,
     pub(super) known_commands: HashSet<CommandId>,
     pub(super) tests: VecDeque<Command>,
+    /// Retries that were taken and are not saved yet: which delivery, as of which revision.
+    pub(super) retries: HashMap<CommandId, (EndpointId, EventAddress, u32)>,
     settle_at: Instant,
     report_at: Instant,
 }
@@ -199,6 +202,7 @@ impl Actor {
             commands_polled: false,
             known_commands: HashSet::new(),
             tests: VecDeque::new(),
+            retries: HashMap::new(),
             settle_at: now,
             report_at: now,
         };

@@ -2,7 +2,8 @@
 //!
 //! A test is one exchange with a synthetic event, within the endpoint's concurrency and pace, also while the endpoint
 //! is paused or disabled. It has a row in the attempt log and no bearing on health. A command older than anybody
-//! waits for is refused, so that a restart does not send yesterday's tests.
+//! waits for is refused, so that a restart does not send yesterday's tests. A retry has no such age: see
+//! [`super::retries`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +13,7 @@ use qrelay_store::{
     id::{CommandId, EventAddress},
     limits,
     model::Endpoint,
-    store::{Command, CommandKind, CommandResult, DeliveryStatus, Result},
+    store::{AttemptRow, Command, CommandKind, CommandResult, DeliveryStatus, Result},
 };
 use tokio::time::Instant;
 
@@ -25,10 +26,19 @@ use crate::{
     pace::Count,
 };
 
+/// A command, with what its owner must know to carry it out.
+pub(super) struct Asked {
+    pub(super) command: Command,
+    /// Its endpoint as it is now: its creation may not have come through the configuration log yet.
+    pub(super) endpoint: Option<Arc<Endpoint>>,
+    /// The last row of the delivery that is to be sent again.
+    pub(super) last: Option<AttemptRow>,
+}
+
 /// How often commands are looked for, hints or not.
 const POLL_PERIOD: Duration = Duration::from_secs(1);
 /// Commands taken at once.
-const TAKE_MAX: usize = 64;
+const TAKE_MAX: usize = 256;
 
 impl Actor {
     pub(super) fn poll_commands(&mut self, now: Instant) {
@@ -38,14 +48,27 @@ impl Actor {
         self.commands_polled = true;
         self.commands_due = now + POLL_PERIOD;
         let (shard, partition) = (Arc::clone(&self.shard), self.partition);
+        let known = self.known_commands.clone();
         self.work.spawn(async move {
             let commands = async {
                 let mut all = Vec::new();
-                for command in shard.store.pending_commands(partition, TAKE_MAX).await? {
-                    let CommandKind::Test { endpoint } = command.kind;
-                    // Its creation may not have come through the configuration log yet.
-                    let endpoint = shard.store.endpoint(endpoint).await?;
-                    all.push((command, endpoint));
+                let pending = shard.store.pending_commands(partition, TAKE_MAX).await?;
+                for command in pending.into_iter().filter(|command| !known.contains(&command.id)) {
+                    let endpoint = shard.store.endpoint(command.kind.endpoint()).await?;
+                    let last = match command.kind {
+                        CommandKind::Test { .. } => None,
+                        CommandKind::Retry {
+                            endpoint,
+                            event,
+                            first_at,
+                            ..
+                        } => shard.store.attempts(endpoint, first_at, event).await?.pop(),
+                    };
+                    all.push(Asked {
+                        command,
+                        endpoint,
+                        last,
+                    });
                 }
                 Ok(all)
             };
@@ -53,7 +76,7 @@ impl Actor {
         });
     }
 
-    pub(super) fn take_commands(&mut self, commands: Result<Vec<(Command, Option<Arc<Endpoint>>)>>) {
+    pub(super) fn take_commands(&mut self, commands: Result<Vec<Asked>>) {
         self.commands_polled = false;
         let commands = match commands {
             Ok(commands) => commands,
@@ -62,27 +85,32 @@ impl Actor {
                 return;
             }
         };
-        let wall = self.wall();
-        for (command, endpoint) in commands {
-            if !self.known_commands.insert(command.id) {
+        for asked in commands {
+            if !self.known_commands.insert(asked.command.id) {
                 continue;
             }
-            let here = endpoint.filter(|endpoint| !endpoint.deleted && endpoint.home == self.partition);
-            let refused = match &here {
-                None => Some("the endpoint does not exist"),
-                Some(_) if wall.since(command.created_at) > limits::TEST_WAIT => {
-                    Some("it waited for too long")
-                }
-                Some(_) => None,
-            };
-            match (refused, here) {
-                (Some(reason), _) => self.refuse(command.id, reason),
-                (None, Some(endpoint)) => {
+            let (id, home) = (asked.command.id, self.partition);
+            match asked
+                .endpoint
+                .filter(|endpoint| !endpoint.deleted && endpoint.home == home)
+            {
+                None => self.refuse(id, "the endpoint does not exist"),
+                Some(endpoint) => {
                     self.ledger.subscribe(endpoint);
-                    self.tests.push_back(command);
+                    match asked.command.kind {
+                        CommandKind::Test { .. } => self.take_test(asked.command),
+                        CommandKind::Retry { after, .. } => self.take_retry(id, asked.last, after),
+                    }
                 }
-                (None, None) => {}
             }
+        }
+    }
+
+    fn take_test(&mut self, command: Command) {
+        if self.wall().since(command.created_at) > limits::TEST_WAIT {
+            self.refuse(command.id, "it waited for too long");
+        } else {
+            self.tests.push_back(command);
         }
     }
 
@@ -101,7 +129,7 @@ impl Actor {
     }
 
     fn start_test(&mut self, command: &Command, now: Instant) -> bool {
-        let CommandKind::Test { endpoint: id } = command.kind;
+        let id = command.kind.endpoint();
         let Some(room) = self.shard.permits.try_take() else {
             self.starved = true;
             return false;
@@ -172,12 +200,12 @@ impl Actor {
         self.finish_command(command.id, CommandResult::Attempt(Box::new(row)));
     }
 
-    fn refuse(&mut self, command: CommandId, reason: &str) {
+    pub(super) fn refuse(&mut self, command: CommandId, reason: &str) {
         let reason = reason.to_owned();
         self.finish_command(command, CommandResult::Refused { reason });
     }
 
-    fn finish_command(&mut self, command: CommandId, result: CommandResult) {
+    pub(super) fn finish_command(&mut self, command: CommandId, result: CommandResult) {
         let (shard, partition): (Arc<Shard>, _) = (Arc::clone(&self.shard), self.partition);
         self.work.spawn(async move {
             let finished = shard.store.finish_command(partition, command, &result).await;

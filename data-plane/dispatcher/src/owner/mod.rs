@@ -7,6 +7,7 @@
 mod actor;
 mod commands;
 mod reader;
+mod retries;
 mod saving;
 mod turns;
 

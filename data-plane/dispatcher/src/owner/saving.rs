@@ -244,6 +244,7 @@ impl Actor {
                     let now = Instant::now();
                     self.ledger.settle(now);
                     self.release_kept_rows(now);
+                    self.finish_kept_retries();
                 }
             }
             Saved::Never => {

@@ -6,7 +6,7 @@ use super::samples::{P, Q, at, attempt, command, event};
 use crate::{
     id::{CommandId, EndpointId},
     limits,
-    store::{Command, CommandResult, SharedStore},
+    store::{Command, CommandKind, CommandResult, SharedStore},
 };
 
 fn refused(reason: &str) -> CommandResult {
@@ -38,6 +38,26 @@ pub async fn pending_commands_come_oldest_first_until_they_are_finished(store: &
     assert_eq!(finished.result, Some(refused("no")));
     assert_eq!(store.command(Q, older.id).await.unwrap(), None);
     assert_eq!(store.pending_commands(Q, 10).await.unwrap(), [elsewhere]);
+}
+
+pub async fn every_kind_of_command_and_result_is_kept_as_it_was(store: &SharedStore) {
+    let retry = Command {
+        kind: CommandKind::Retry {
+            endpoint: EndpointId::random(),
+            event: event(3),
+            first_at: at(2),
+            after: 4,
+        },
+        ..command(at(1))
+    };
+    store.put_command(&retry).await.unwrap();
+    assert_eq!(store.command(P, retry.id).await.unwrap().as_ref(), Some(&retry));
+    store
+        .finish_command(P, retry.id, &CommandResult::Taken)
+        .await
+        .unwrap();
+    let finished = store.command(P, retry.id).await.unwrap().unwrap();
+    assert_eq!(finished.result, Some(CommandResult::Taken));
 }
 
 pub async fn the_first_result_of_a_command_wins(store: &SharedStore) {

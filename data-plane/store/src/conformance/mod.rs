@@ -108,6 +108,7 @@ macro_rules! conformance_tests {
         });
         $crate::conformance_tests!(@ $fixture, commands {
             pending_commands_come_oldest_first_until_they_are_finished,
+            every_kind_of_command_and_result_is_kept_as_it_was,
             the_first_result_of_a_command_wins,
             a_repeated_command_is_put_down_once,
             too_many_pending_commands_are_refused,

@@ -3,6 +3,7 @@
 mod failure;
 mod leases;
 mod pace;
+mod retries;
 mod world;
 
 use std::{collections::HashSet, time::Duration};
