@@ -22,6 +22,7 @@ mod fuzz_seeds;
 mod hostile;
 mod process;
 mod readme;
+mod signatures;
 mod spine;
 
 /// The product's binary.

@@ -9,10 +9,10 @@ use qrelay_store::{
     model::{Endpoint, EndpointIntent, EventPattern},
 };
 
-use crate::{failure_field, field, rate_limit_field, refusal::Violations, wire};
+use crate::{endpoint_signature, failure_field, field, rate_limit_field, refusal::Violations, wire};
 
 /// What a create or an update may set.
-pub(crate) const SETTABLE: [&str; 15] = [
+pub(crate) const SETTABLE: [&str; 21] = [
     "url",
     "description",
     "events",
@@ -28,10 +28,16 @@ pub(crate) const SETTABLE: [&str; 15] = [
     "failure.overload_slows",
     "failure.degrade_after",
     "failure.disable_after",
+    "signature",
+    "signature.scheme",
+    "signature.header",
+    "signature.timestamp_header",
+    "signature.event_header",
+    "signature.delivery_header",
 ];
 
 /// What may stand in an update mask without effect.
-pub(crate) const IGNORED: [&str; 7] = [
+pub(crate) const IGNORED: [&str; 9] = [
     "id",
     "consecutive_failures",
     "backlog",
@@ -39,6 +45,9 @@ pub(crate) const IGNORED: [&str; 7] = [
     "created_at",
     "updated_at",
     "tenant_id",
+    "public_key",
+    // Judged by itself: it comes with a change of the scheme only.
+    "secret",
 ];
 
 /// 0 s, 1 m, 5 m, 30 m, 2 h, then 4 h five times.
@@ -63,6 +72,7 @@ pub(crate) fn is_populated(given: &v1::Endpoint, path: &str) -> bool {
         "max_concurrency" => given.max_concurrency != 0,
         "rate_limit" => given.rate_limit.is_some(),
         "failure" => given.failure.is_some(),
+        "signature" => given.signature.is_some(),
         _ => false,
     }
 }
@@ -93,6 +103,14 @@ pub(crate) fn set(endpoint: &mut Endpoint, path: &str, given: &v1::Endpoint, vio
         "max_concurrency" => endpoint.max_concurrency = concurrency(given.max_concurrency, violations),
         path if failure_field::PATHS.contains(&path) => {
             failure_field::set(&mut endpoint.failure, path, given.failure.as_ref(), violations);
+        }
+        _ if path.starts_with("signature") => {
+            endpoint_signature::set(
+                &mut endpoint.signature,
+                path,
+                given.signature.as_ref(),
+                violations,
+            );
         }
         path if rate_limit_field::PATHS.contains(&path) => {
             rate_limit_field::set(
@@ -195,6 +213,8 @@ pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth) -> v1::Endpoint
         tenant_id: endpoint.tenant.to_string(),
         rate_limit: endpoint.rate_limit.map(rate_limit_field::show),
         failure: Some(failure_field::show(&endpoint.failure)),
+        signature: Some(endpoint_signature::show(&endpoint.signature)),
+        public_key: endpoint.public_key.clone().unwrap_or_default(),
     }
 }
 

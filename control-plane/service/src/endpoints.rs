@@ -3,7 +3,7 @@
 //! A secret is in the answer to the call that made it and nowhere else: rows hold it sealed, a replayed create
 //! answers without it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use qrelay_proto::v1;
@@ -12,8 +12,8 @@ use qrelay_store::{
     id::{EndpointId, SecretId},
     limits,
     model::{
-        Endpoint, EndpointIntent, FailureRules, Resource, ResourceId, SecretRow, Signature, Tenant,
-        partition_of,
+        Endpoint, EndpointIntent, FailureRules, Resource, ResourceId, SecretRow, Signature, SignatureScheme,
+        Tenant, partition_of,
     },
     seal::Purpose,
     store::{ChangeError, Changed, Page, PageKey, SecretChange},
@@ -26,10 +26,11 @@ use crate::{
     api::{Api, Draft},
     caller::Caller,
     endpoint_fields::{IGNORED, SETTABLE, default_schedule_ms, is_populated, set, show},
-    field,
+    endpoint_signature, field,
     page::{self, Bound},
     refusal::{self, Violations},
     signing_secret::{self, SigningSecret},
+    wire,
 };
 
 /// Checkpoints read at once for a list.
@@ -53,7 +54,13 @@ pub(crate) async fn create(
         set(&mut endpoint, path, &given, &mut violations);
     }
     endpoint.url.clone_from(&given.url);
-    let secret = take_secret(given.secret.as_deref(), &mut violations);
+    endpoint_signature::check(&endpoint.signature, &mut violations);
+    let secret = take_secret(
+        endpoint.signature.scheme,
+        given.secret.as_deref(),
+        &mut violations,
+    );
+    endpoint.public_key = secret.as_ref().and_then(SigningSecret::public_key);
     check_url(api, &endpoint.url, &mut violations).await?;
     violations.finish()?;
     let canonical = v1::CreateEndpointRequest {
@@ -62,16 +69,13 @@ pub(crate) async fn create(
         ..request
     };
     let key = api.request_key("CreateEndpoint", Some(tenant.id), request_id, &canonical);
-    let secrets = SecretChange::Replace(sealed(api, &endpoint, &secret));
+    let secrets = replacing(api, &endpoint, secret.as_ref());
     let resource = Resource::Endpoint(Box::new(endpoint.clone()));
     let draft = Draft::create(resource, key, limits::ENDPOINTS_PER_TENANT_MAX).with_secrets(secrets);
     match api.change(caller, draft).await {
         Ok(Changed::Done(_)) => {
             let shown = show(&endpoint, &EndpointHealth::default());
-            Ok(v1::Endpoint {
-                secret: Some(secret.text().expose_secret().to_owned()),
-                ..shown
-            })
+            Ok(with_secret(shown, secret.as_ref()))
         }
         Ok(Changed::Replayed(ResourceId::Endpoint(id))) => {
             let row = any_of(api, &tenant, &id.to_string()).await?;
@@ -160,9 +164,6 @@ pub(crate) async fn update(
     let given = request.endpoint.unwrap_or_default();
     let current = own(api, &tenant, &request.id).await?;
     let mut violations = Violations::default();
-    if given.secret.as_deref().is_some_and(|secret| !secret.is_empty()) {
-        violations.add("secret", "cannot be changed here: use the rotate call");
-    }
     let paths = field::masked(
         &mut violations,
         request.update_mask.as_ref(),
@@ -174,6 +175,19 @@ pub(crate) async fn update(
     paths
         .iter()
         .for_each(|path| set(&mut scratch, path, &given, &mut violations));
+    endpoint_signature::check(&scratch.signature, &mut violations);
+    let own = given.secret.as_deref().filter(|secret| !secret.is_empty());
+    if own.is_some() && scratch.signature.scheme == current.signature.scheme {
+        violations.add("secret", "cannot be changed here: use the rotate call");
+    }
+    // A change of the scheme needs a new secret: a key is never used for two schemes.
+    let sets_scheme = |path: &&str| endpoint_signature::sets_scheme(path, given.signature.as_ref());
+    let secret = if paths.iter().any(sets_scheme) {
+        take_secret(scratch.signature.scheme, own, &mut violations)
+    } else {
+        None
+    };
+    let mut replaced = false;
     if paths.contains(&"url") && given.url != current.url {
         check_url(api, &given.url, &mut violations).await?;
     }
@@ -182,6 +196,7 @@ pub(crate) async fn update(
     let wants_active = paths.contains(&"status") && given.status() == v1::EndpointStatus::Active;
     let enabling = wants_active && health(api, &current).await?.consecutive_failures > 0;
     let row = rewrite(api, caller, (&tenant, current.id), &given.etag, |endpoint| {
+        let scheme = endpoint.signature.scheme;
         let mut ignored = Violations::default();
         paths
             .iter()
@@ -189,10 +204,16 @@ pub(crate) async fn update(
         if enabling {
             endpoint.enabled_epoch += 1;
         }
-        SecretChange::Keep
+        replaced = endpoint.signature.scheme != scheme;
+        if !replaced {
+            return Ok(SecretChange::Keep);
+        }
+        endpoint.public_key = secret.as_ref().and_then(SigningSecret::public_key);
+        Ok(replacing(api, endpoint, secret.as_ref()))
     })
     .await?;
-    Ok(show(&row, &health(api, &row).await?))
+    let shown = show(&row, &health(api, &row).await?);
+    Ok(with_secret(shown, secret.as_ref().filter(|_| replaced)))
 }
 
 /// DeleteEndpoint. Deleting a deleted endpoint changes nothing.
@@ -208,7 +229,7 @@ pub(crate) async fn delete(
     }
     rewrite(api, caller, (&tenant, current.id), &request.etag, |endpoint| {
         endpoint.deleted = true;
-        SecretChange::Clear
+        Ok(SecretChange::Clear)
     })
     .await?;
     Ok(())
@@ -223,18 +244,55 @@ pub(crate) async fn rotate(
     let tenant = api.tenant_to_change(caller, &request.tenant_id).await?;
     let current = own(api, &tenant, &request.id).await?;
     let mut violations = Violations::default();
+    let scheme = current.signature.scheme;
+    if scheme == SignatureScheme::None {
+        let message = "the endpoint's deliveries are not signed: it has no secret";
+        return Err(refusal::precondition("NOT_SIGNED", message));
+    }
     let given = Some(request.secret.as_str()).filter(|secret| !secret.is_empty());
-    let secret = take_secret(given, &mut violations);
+    let secret = take_secret(scheme, given, &mut violations);
+    let overlap = overlap(&request, scheme, &mut violations);
     violations.finish()?;
     let row = rewrite(api, caller, (&tenant, current.id), "", |endpoint| {
-        SecretChange::Replace(sealed(api, endpoint, &secret))
+        if endpoint.signature.scheme != scheme {
+            // The new secret is one of the scheme before.
+            return Err(refusal::conflict());
+        }
+        endpoint.public_key = secret.as_ref().and_then(SigningSecret::public_key);
+        Ok(match replacing(api, endpoint, secret.as_ref()) {
+            SecretChange::Replace(row) if !overlap.is_zero() => SecretChange::Rotate {
+                until: row.created_at.after(overlap),
+                secret: row,
+            },
+            at_once => at_once,
+        })
     })
     .await?;
     let shown = show(&row, &health(api, &row).await?);
-    Ok(v1::Endpoint {
-        secret: Some(secret.text().expose_secret().to_owned()),
-        ..shown
-    })
+    Ok(with_secret(shown, secret.as_ref()))
+}
+
+/// For how long the old secret goes on signing.
+fn overlap(
+    request: &v1::RotateSecretRequest,
+    scheme: SignatureScheme,
+    violations: &mut Violations,
+) -> Duration {
+    let given = request.overlap.unwrap_or_default();
+    let overlap = wire::to_duration(&given).filter(|overlap| *overlap <= limits::ROTATION_OVERLAP_MAX);
+    let Some(overlap) = overlap else {
+        violations.add("overlap", "must be 0s to 604800s");
+        return Duration::ZERO;
+    };
+    if !overlap.is_zero() && request.immediate {
+        violations.add("overlap", "must be 0s when the old secret is to end immediately");
+    } else if !overlap.is_zero() && !scheme.carries_several() {
+        violations.add(
+            "overlap",
+            "must be 0s: the signature scheme carries one signature",
+        );
+    }
+    overlap
 }
 
 /// Changes an endpoint by compare-and-set, again and again while others change it. Nothing is written when `edit`
@@ -244,7 +302,7 @@ async fn rewrite(
     caller: &Caller,
     (tenant, id): (&Tenant, EndpointId),
     etag: &str,
-    edit: impl Fn(&mut Endpoint) -> SecretChange,
+    mut edit: impl FnMut(&mut Endpoint) -> Result<SecretChange, Status>,
 ) -> Result<Endpoint, Status> {
     for _ in 0..limits::API_CHANGE_ATTEMPTS {
         let current = own(api, tenant, &id.to_string()).await?;
@@ -252,7 +310,7 @@ async fn rewrite(
             return Err(refusal::conflict());
         }
         let mut next = (*current).clone();
-        let secrets = edit(&mut next);
+        let secrets = edit(&mut next)?;
         if next == *current && secrets == SecretChange::Keep {
             return Ok(next);
         }
@@ -337,13 +395,34 @@ fn home(tenant: &Tenant, id: EndpointId) -> qrelay_store::id::PartitionId {
     tenant.partitions[usize::from(slot)]
 }
 
-fn take_secret(given: Option<&str>, violations: &mut Violations) -> SigningSecret {
+/// A caller's own secret, or a new one; none for the scheme that has none.
+fn take_secret(
+    scheme: SignatureScheme,
+    given: Option<&str>,
+    violations: &mut Violations,
+) -> Option<SigningSecret> {
     let Some(text) = given else {
-        return SigningSecret::generate();
+        return SigningSecret::generate(scheme);
     };
-    SigningSecret::parse(text).unwrap_or_else(|| {
-        violations.add("secret", signing_secret::RULE);
-        SigningSecret::generate()
+    let own = SigningSecret::parse(scheme, text);
+    if own.is_none() {
+        violations.add("secret", signing_secret::rule(scheme));
+    }
+    own
+}
+
+/// An endpoint's answer with the secret that the call made.
+fn with_secret(shown: v1::Endpoint, secret: Option<&SigningSecret>) -> v1::Endpoint {
+    v1::Endpoint {
+        secret: secret.map(|secret| secret.text().expose_secret().to_owned()),
+        ..shown
+    }
+}
+
+/// The end of all secrets but this one.
+fn replacing(api: &Api, endpoint: &Endpoint, secret: Option<&SigningSecret>) -> SecretChange {
+    secret.map_or(SecretChange::Clear, |secret| {
+        SecretChange::Replace(sealed(api, endpoint, secret))
     })
 }
 

@@ -9,7 +9,7 @@ use qrelay_store::{
     Timestamp,
     clock::SharedClock,
     event::EventType,
-    id::{CodeId, EventAddress, IdCipher},
+    id::{CodeId, DeliveryKey, EventAddress, IdCipher},
     model::Endpoint,
     store::{AttemptRow, DeliveryStatus},
 };
@@ -58,6 +58,10 @@ pub struct Attempt {
     pub body: Option<Bytes>,
     /// What its first byte must pass.
     pub pace: Arc<Pace>,
+    /// Its type.
+    pub event_type: EventType,
+    /// When the delivery's first attempt began, if this is not it.
+    pub first_at: Option<Timestamp>,
 }
 
 /// How it went.
@@ -124,8 +128,15 @@ impl Sender {
         let id = self.ids.event_id(attempt.event).to_string();
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let delivery = self.ids.delivery_id(&DeliveryKey {
+            endpoint: attempt.endpoint.id,
+            first_at: attempt.first_at.unwrap_or(began),
+            event: attempt.event,
+        });
         headers.extend(signer.headers(Message {
             id: &id,
+            delivery: &delivery.to_string(),
+            event: attempt.event_type.as_str(),
             timestamp_s: began.as_secs(),
             body: &body,
         }));

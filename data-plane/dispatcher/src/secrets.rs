@@ -6,7 +6,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use data_encoding::BASE64;
 use moka::future::Cache;
 use qrelay_store::{
     Timestamp,
@@ -16,10 +15,9 @@ use qrelay_store::{
     seal::{Purpose, Sealer},
     store::{SharedStore, StoreError},
 };
-use secrecy::{ExposeSecret, SecretString};
-use zeroize::Zeroizing;
+use secrecy::SecretSlice;
 
-use crate::signature::{Scheme, SignatureError, Signer};
+use crate::signature::{SignatureError, Signer};
 
 /// A signer that nobody used for so long is dropped, and its keys with it.
 const SIGNER_IDLE: Duration = Duration::from_secs(600);
@@ -31,12 +29,16 @@ pub struct Unopened(pub String);
 
 /// Opens sealed secrets.
 pub trait SecretOpener: Send + Sync + 'static {
-    /// The secret's text, as its receiver has it.
+    /// The bytes that were sealed: [`crate::signature`] says what they are.
     ///
     /// # Errors
     /// When it was sealed for another row, or with a key that is not here.
-    fn open(&self, tenant: TenantId, endpoint: EndpointId, row: &SecretRow)
-    -> Result<SecretString, Unopened>;
+    fn open(
+        &self,
+        tenant: TenantId,
+        endpoint: EndpointId,
+        row: &SecretRow,
+    ) -> Result<SecretSlice<u8>, Unopened>;
 }
 
 impl SecretOpener for Sealer {
@@ -45,21 +47,10 @@ impl SecretOpener for Sealer {
         tenant: TenantId,
         endpoint: EndpointId,
         row: &SecretRow,
-    ) -> Result<SecretString, Unopened> {
-        let bytes = Sealer::open(
-            self,
-            Purpose::SigningSecret,
-            tenant,
-            endpoint,
-            row.id,
-            &row.sealed,
-        )
-        .map_err(|error| Unopened(error.to_string()))?;
-        let encoded = Zeroizing::new(BASE64.encode(bytes.expose_secret()));
-        let mut text = String::with_capacity("whsec_".len() + encoded.len());
-        text.push_str("whsec_");
-        text.push_str(&encoded);
-        Ok(SecretString::from(text))
+    ) -> Result<SecretSlice<u8>, Unopened> {
+        let purpose = Purpose::SigningSecret;
+        Sealer::open(self, purpose, tenant, endpoint, row.id, &row.sealed)
+            .map_err(|error| Unopened(error.to_string()))
     }
 }
 
@@ -133,10 +124,90 @@ impl Signers {
             .map(|row| self.opener.open(endpoint.tenant, endpoint.id, row))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| NoSigner::Sealed(Arc::new(error)))?;
-        let signer = Signer::new(Scheme::Standard, &opened).map_err(NoSigner::Unusable)?;
+        let signer = Signer::new(&endpoint.signature, &opened).map_err(NoSigner::Unusable)?;
         Ok(Signing {
             signer: Arc::new(signer),
             expires_at: valid.iter().filter_map(|row| row.expires_at).min(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::HeaderValue;
+    use qrelay_store::{
+        id::SecretId,
+        model::Resource,
+        sqlite::{Options, SqliteStore},
+        store::{Change, Expected, SecretChange},
+    };
+
+    use super::*;
+    use crate::{fixture, signature::Message};
+
+    /// What was sealed is the secret.
+    struct Plain;
+
+    impl SecretOpener for Plain {
+        fn open(&self, _: TenantId, _: EndpointId, row: &SecretRow) -> Result<SecretSlice<u8>, Unopened> {
+            Ok(row.sealed.clone().into())
+        }
+    }
+
+    fn signatures(signer: &Signer) -> usize {
+        let headers = signer.headers(Message {
+            id: "evt_1",
+            delivery: "dlv_1",
+            event: "scan.created",
+            timestamp_s: 0,
+            body: &Bytes::new(),
+        });
+        let (_, value) = headers
+            .iter()
+            .find(|(name, _)| name == "webhook-signature")
+            .unwrap();
+        HeaderValue::to_str(value).unwrap().split(' ').count()
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_is_rotated_out_signs_until_its_hour_and_not_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let store: SharedStore = SqliteStore::open(dir.path(), &Options::default()).unwrap();
+        let mut endpoint = fixture::endpoint(1);
+        let row = |endpoint: &Endpoint, byte| SecretRow {
+            id: SecretId::random(),
+            endpoint: endpoint.id,
+            sealed: vec![byte; 32],
+            created_at: Timestamp::EPOCH,
+            expires_at: None,
+        };
+        let hour = Timestamp::from_millis(3_600_000);
+        for version in 1..=2 {
+            endpoint.version = version;
+            let secret = row(&endpoint, 1);
+            let (expected, secrets) = if version == 1 {
+                (Expected::Absent, SecretChange::Replace(secret))
+            } else {
+                (Expected::Version(1), SecretChange::Rotate { secret, until: hour })
+            };
+            let change = Change {
+                resource: Resource::Endpoint(Box::new(endpoint.clone())),
+                expected,
+                at: Timestamp::EPOCH,
+                actor: "admin".into(),
+                event: None,
+                secrets,
+                request: None,
+                count_max: None,
+            };
+            store.change(change).await.unwrap();
+        }
+        let signers = Signers::new(store, Arc::new(Plain));
+        let at = |ms| Timestamp::from_millis(ms);
+        for (now, expected) in [(at(0), 2), (at(3_599_999), 2), (hour, 1), (at(3_600_001), 1)] {
+            let signer = signers.signer(&endpoint, now).await.unwrap();
+            assert_eq!(signatures(&signer), expected, "{now}");
+        }
     }
 }

@@ -4,63 +4,35 @@
 //! headers of one attempt. The event's id stays the same over all attempts; the timestamp is the attempt's own.
 //! Unsealing secrets and dropping those whose hour has passed is left to the caller.
 //!
-//! Secrets live in `secrecy` boxes, which zeroize them when dropped and print nothing in `Debug`.
+//! A secret is the bytes that were sealed: what `whsec_…` is the base64 of for Standard Webhooks, the 32 bytes of an
+//! Ed25519 seed, the secret's text for the schemes that are keyed by it. HMAC keys live in `secrecy` boxes, Ed25519
+//! keys zeroize themselves; neither prints anything in `Debug`.
 
-use std::str::FromStr;
+use std::fmt;
 
-use data_encoding::{BASE64, BASE64_NOPAD};
+use data_encoding::{BASE64, HEXLOWER};
+use ed25519_dalek::{Signer as _, SigningKey};
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderName, HeaderValue};
-use qrelay_store::limits::SECRETS_PER_ENDPOINT_MAX;
-use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use qrelay_store::{
+    limits::SECRETS_PER_ENDPOINT_MAX,
+    model::{Signature, SignatureScheme},
+};
+use secrecy::{ExposeSecret, SecretSlice};
 use sha2::Sha256;
-use zeroize::Zeroizing;
 
-/// What a Standard Webhooks secret begins with.
-const SECRET_PREFIX: &str = "whsec_";
-
-/// How deliveries to an endpoint are signed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Scheme {
-    /// Standard Webhooks 1.0.0 with symmetric signatures: `webhook-id`, `webhook-timestamp` and
-    /// `webhook-signature: v1,<base64>`, HMAC-SHA256 over `{id}.{timestamp}.{body}`; several signatures are
-    /// separated by spaces.
-    #[default]
-    Standard,
-}
-
-impl Scheme {
-    /// As the API writes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Scheme::Standard => "standard",
-        }
-    }
-}
-
-impl FromStr for Scheme {
-    type Err = SignatureError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "standard" => Ok(Scheme::Standard),
-            _ => Err(SignatureError::UnknownScheme),
-        }
-    }
-}
-
-/// Why no signer could be made.
+/// Why no signer could be made. The text never holds the secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// No such scheme.
-    #[error("unknown signature scheme")]
-    UnknownScheme,
-    /// The secret is not `whsec_` and base64 of at least one byte. The text never holds the secret.
-    #[error("a signing secret is not whsec_ followed by base64")]
+    /// A secret that the scheme cannot use as a key.
+    #[error("a signing secret is not one of its scheme")]
     MalformedSecret,
     /// No secret, or more than [`SECRETS_PER_ENDPOINT_MAX`].
     #[error("an endpoint signs with 1 to {SECRETS_PER_ENDPOINT_MAX} secrets")]
     SecretCount,
+    /// A header is called what no header can be called.
+    #[error("a header name is malformed")]
+    HeaderName,
 }
 
 /// What is signed: one attempt of one delivery.
@@ -68,6 +40,10 @@ pub enum SignatureError {
 pub struct Message<'a> {
     /// The event's id, the same on every attempt. Must not hold a dot, which separates what is signed.
     pub id: &'a str,
+    /// The delivery's id.
+    pub delivery: &'a str,
+    /// The event's type, as the receiver knows it: visible ASCII.
+    pub event: &'a str,
     /// When the attempt is made: seconds since 1970-01-01T00:00:00Z.
     pub timestamp_s: i64,
     /// The request body, to the byte.
@@ -77,75 +53,132 @@ pub struct Message<'a> {
 /// Signs an endpoint's deliveries. Cheap to clone is not promised: make one per endpoint and change.
 #[derive(Debug)]
 pub struct Signer {
-    scheme: Scheme,
-    keys: Vec<SecretSlice<u8>>,
+    scheme: SignatureScheme,
+    keys: Vec<Key>,
+    names: Names,
+}
+
+/// Under which names the headers go out.
+#[derive(Debug)]
+struct Names {
+    signature: Option<HeaderName>,
+    timestamp: Option<HeaderName>,
+    id: Option<HeaderName>,
+    event: Option<HeaderName>,
+    delivery: Option<HeaderName>,
+}
+
+impl Names {
+    fn of(signature: &Signature) -> Result<Self, SignatureError> {
+        let name = |text: Option<&str>| {
+            text.map(|text| HeaderName::from_bytes(text.as_bytes()))
+                .transpose()
+                .map_err(|_| SignatureError::HeaderName)
+        };
+        Ok(Names {
+            signature: name(signature.header())?,
+            timestamp: name(signature.timestamp_header())?,
+            id: name(signature.id_header())?,
+            event: name(signature.event_header.as_deref())?,
+            delivery: name(signature.delivery_header.as_deref())?,
+        })
+    }
+}
+
+enum Key {
+    Hmac(SecretSlice<u8>),
+    Ed25519(Box<SigningKey>),
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[REDACTED]")
+    }
+}
+
+impl Key {
+    fn new(scheme: SignatureScheme, secret: &SecretSlice<u8>) -> Result<Self, SignatureError> {
+        let bytes = secret.expose_secret();
+        if scheme == SignatureScheme::StandardEd25519 {
+            let seed = bytes.try_into().map_err(|_| SignatureError::MalformedSecret)?;
+            return Ok(Key::Ed25519(Box::new(SigningKey::from_bytes(seed))));
+        }
+        if bytes.is_empty() {
+            return Err(SignatureError::MalformedSecret);
+        }
+        Ok(Key::Hmac(secret.clone()))
+    }
+
+    fn sign(&self, parts: &[&[u8]]) -> Vec<u8> {
+        match self {
+            Key::Hmac(key) => hmac_sha256(key.expose_secret(), parts).to_vec(),
+            Key::Ed25519(key) => key.sign(&parts.concat()).to_bytes().to_vec(),
+        }
+    }
 }
 
 impl Signer {
-    /// A signer with the endpoint's valid secrets, the newest first: its signature stands first.
-    pub fn new(scheme: Scheme, secrets: &[SecretString]) -> Result<Self, SignatureError> {
+    /// A signer with the endpoint's valid secrets, the newest first: its signature stands first, or alone where the
+    /// scheme carries one only.
+    pub fn new(signature: &Signature, secrets: &[SecretSlice<u8>]) -> Result<Self, SignatureError> {
+        let scheme = signature.scheme;
+        let names = Names::of(signature)?;
+        if scheme == SignatureScheme::None {
+            return Ok(Signer {
+                scheme,
+                keys: Vec::new(),
+                names,
+            });
+        }
         if secrets.is_empty() || secrets.len() > SECRETS_PER_ENDPOINT_MAX {
             return Err(SignatureError::SecretCount);
         }
         let keys = secrets
             .iter()
-            .map(|secret| scheme.key(secret))
+            .map(|secret| Key::new(scheme, secret))
             .collect::<Result<_, _>>()?;
-        Ok(Signer { scheme, keys })
+        Ok(Signer { scheme, keys, names })
     }
 
     /// The headers that identify and sign the message.
     pub fn headers(&self, message: Message<'_>) -> Vec<(HeaderName, HeaderValue)> {
-        match self.scheme {
-            Scheme::Standard => self.standard(message),
-        }
-    }
-
-    fn standard(&self, message: Message<'_>) -> Vec<(HeaderName, HeaderValue)> {
         let timestamp = message.timestamp_s.to_string();
-        let mut signatures = String::new();
-        for key in &self.keys {
-            let parts = [
-                message.id.as_bytes(),
-                b".",
-                timestamp.as_bytes(),
-                b".",
-                message.body,
-            ];
-            if !signatures.is_empty() {
-                signatures.push(' ');
-            }
-            signatures.push_str("v1,");
-            BASE64.encode_append(&hmac_sha256(key.expose_secret(), &parts), &mut signatures);
-        }
-        vec![
-            (HeaderName::from_static("webhook-id"), visible(message.id)),
-            (HeaderName::from_static("webhook-timestamp"), visible(&timestamp)),
-            (HeaderName::from_static("webhook-signature"), visible(&signatures)),
-        ]
+        let signature = self.signature(message, &timestamp);
+        let named = [
+            (&self.names.id, message.id),
+            (&self.names.timestamp, timestamp.as_str()),
+            (&self.names.signature, signature.as_str()),
+            (&self.names.event, message.event),
+            (&self.names.delivery, message.delivery),
+        ];
+        named
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.clone()?, visible(value))))
+            .collect()
     }
-}
 
-impl Scheme {
-    /// The HMAC key that a secret's text stands for.
-    fn key(self, secret: &SecretString) -> Result<SecretSlice<u8>, SignatureError> {
-        match self {
-            Scheme::Standard => {
-                let text = secret.expose_secret();
-                let encoded = text
-                    .strip_prefix(SECRET_PREFIX)
-                    .ok_or(SignatureError::MalformedSecret)?;
-                let unpadded = encoded.trim_end_matches('=').as_bytes();
-                let key = BASE64_NOPAD
-                    .decode(unpadded)
-                    .map_err(|_| SignatureError::MalformedSecret)?;
-                // Without spare capacity the box takes the bytes over in place: no copy stays behind.
-                let mut key = Zeroizing::new(key);
-                if key.is_empty() {
-                    return Err(SignatureError::MalformedSecret);
-                }
-                Ok(SecretSlice::from(std::mem::take(&mut *key)))
+    /// The signature header's value; empty, and sent under no name, for the scheme without.
+    fn signature(&self, message: Message<'_>, timestamp: &str) -> String {
+        let (id, time, body) = (message.id.as_bytes(), timestamp.as_bytes(), message.body);
+        let hex = |key: &Key, parts: &[&[u8]]| HEXLOWER.encode(&key.sign(parts));
+        let all = |prefix: &str, written: &dyn Fn(&Key) -> String| -> Vec<String> {
+            let one = |key| format!("{prefix}{}", written(key));
+            self.keys.iter().map(one).collect()
+        };
+        let standard = |key: &Key| BASE64.encode(&key.sign(&[id, b".", time, b".", body]));
+        let newest = self.keys.first();
+        match self.scheme {
+            SignatureScheme::Standard => all("v1,", &standard).join(" "),
+            SignatureScheme::StandardEd25519 => all("v1a,", &standard).join(" "),
+            SignatureScheme::Timestamped => {
+                let signatures = all("v1=", &|key| hex(key, &[time, b".", body])).join(",");
+                format!("t={timestamp},{signatures}")
             }
+            SignatureScheme::Sha256Timestamp => newest.map_or_else(String::new, |key| {
+                format!("sha256={}", hex(key, &[time, b".", body]))
+            }),
+            SignatureScheme::HexBody => newest.map_or_else(String::new, |key| hex(key, &[body])),
+            SignatureScheme::None => String::new(),
         }
     }
 }
@@ -158,128 +191,10 @@ fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
-/// A header value; ids and signatures are visible ASCII by construction.
+/// A header value; ids, event types and signatures are visible ASCII by construction.
 fn visible(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).expect("invariant: ids, times and signatures are visible ASCII")
+    HeaderValue::from_str(text).expect("invariant: ids, event types, times and signatures are visible ASCII")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The specification's example, which its reference libraries test with too.
-    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-    const MESSAGE: Message<'static> = Message {
-        id: "msg_p5jXN8AQM9LWM0D4loKWxJek",
-        timestamp_s: 1_614_265_330,
-        body: br#"{"test": 2432232314}"#,
-    };
-
-    fn signer(secrets: &[&str]) -> Result<Signer, SignatureError> {
-        let secrets: Vec<SecretString> = secrets.iter().map(|secret| SecretString::from(*secret)).collect();
-        Signer::new(Scheme::Standard, &secrets)
-    }
-
-    fn value(headers: &[(HeaderName, HeaderValue)], name: &str) -> String {
-        let (_, value) = headers.iter().find(|(header, _)| header == name).unwrap();
-        value.to_str().unwrap().to_owned()
-    }
-
-    #[test]
-    fn the_specifications_example_is_signed_as_it_says() {
-        let headers = signer(&[SECRET]).unwrap().headers(MESSAGE);
-        assert_eq!(
-            value(&headers, "webhook-signature"),
-            "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
-        );
-        assert_eq!(value(&headers, "webhook-id"), "msg_p5jXN8AQM9LWM0D4loKWxJek");
-        assert_eq!(value(&headers, "webhook-timestamp"), "1614265330");
-        assert_eq!(headers.len(), 3);
-    }
-
-    #[test]
-    fn hmac_sha256_matches_rfc_4231() {
-        let digest = hmac_sha256(b"Jefe", &[b"what do ya want ", b"for nothing?"]);
-        assert_eq!(
-            data_encoding::HEXLOWER.encode(&digest),
-            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
-        );
-    }
-
-    #[test]
-    fn every_valid_secret_signs_the_newest_first() {
-        let other = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX";
-        let both = value(
-            &signer(&[other, SECRET]).unwrap().headers(MESSAGE),
-            "webhook-signature",
-        );
-        let alone = value(&signer(&[other]).unwrap().headers(MESSAGE), "webhook-signature");
-        assert_eq!(
-            both,
-            format!("{alone} v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=")
-        );
-    }
-
-    #[test]
-    fn padding_of_the_secret_does_not_matter() {
-        let padded = signer(&["whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGA=="])
-            .unwrap()
-            .headers(MESSAGE);
-        let bare = signer(&["whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGA"])
-            .unwrap()
-            .headers(MESSAGE);
-        assert_eq!(padded, bare);
-    }
-
-    #[test]
-    fn any_change_of_id_time_or_body_changes_the_signature() {
-        let signer = signer(&[SECRET]).unwrap();
-        let signature = |message| value(&signer.headers(message), "webhook-signature");
-        let original = signature(MESSAGE);
-        assert_ne!(
-            original,
-            signature(Message {
-                id: "msg_q",
-                ..MESSAGE
-            })
-        );
-        assert_ne!(
-            original,
-            signature(Message {
-                timestamp_s: 1_614_265_331,
-                ..MESSAGE
-            })
-        );
-        assert_ne!(original, signature(Message { body: b"", ..MESSAGE }));
-    }
-
-    #[test]
-    fn what_is_no_secret_makes_no_signer_and_is_not_repeated_in_the_error() {
-        for secret in [
-            "",
-            "whsec_",
-            "whsec_===",
-            "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-            "whsec_not base64!",
-            "whsec_é",
-        ] {
-            assert_eq!(
-                signer(&[secret]).unwrap_err(),
-                SignatureError::MalformedSecret,
-                "{secret:?}"
-            );
-        }
-        assert_eq!(signer(&[]).unwrap_err(), SignatureError::SecretCount);
-        assert_eq!(
-            signer(&[SECRET; SECRETS_PER_ENDPOINT_MAX + 1]).unwrap_err(),
-            SignatureError::SecretCount
-        );
-    }
-
-    #[test]
-    fn debug_output_holds_no_key() {
-        let text = format!("{:?}", signer(&[SECRET]).unwrap());
-        assert!(text.contains("REDACTED"), "{text}");
-        assert!(!text.contains("49, 242, 144"), "{text}");
-    }
-}
+mod tests;

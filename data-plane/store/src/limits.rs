@@ -99,6 +99,8 @@ pub const PAGE_SIZE_DEFAULT: u32 = 50;
 pub const PAGE_SIZE_MAX: u32 = 500;
 /// Live secrets of an endpoint: the current one and one that is being rotated out.
 pub const SECRETS_PER_ENDPOINT_MAX: usize = 2;
+/// How long a secret that is rotated out may go on signing.
+pub const ROTATION_OVERLAP_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A header's name that a caller chooses: longer ones are refused by some servers.
 pub const HEADER_NAME_BYTES_MAX: usize = 64;
 

@@ -236,6 +236,14 @@ pub enum SecretChange {
     Keep,
     /// This one is added and all others are deleted.
     Replace(SecretRow),
+    /// This one is added; the newest of the others expires at `until`, or earlier if it was to, and the rest are
+    /// deleted.
+    Rotate {
+        /// The new one.
+        secret: SecretRow,
+        /// When the one before stops signing.
+        until: Timestamp,
+    },
     /// All are deleted (with the endpoint).
     Clear,
 }

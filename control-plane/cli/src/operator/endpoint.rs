@@ -60,14 +60,8 @@ enum Action {
         /// The endpoint's id
         id: String,
     },
-    /// Give it a new signing secret, which is shown only now; the old one ends at once
-    Rotate {
-        /// The endpoint's id
-        id: String,
-        /// A file with a secret of your own, whsec_…; one is made if not given
-        #[arg(long, value_name = "FILE")]
-        secret_file: Option<PathBuf>,
-    },
+    /// Give it a new signing secret, which is shown only now; the old one ends at once or after --overlap
+    Rotate(Rotate),
     /// List an endpoint's deliveries, newest first
     Deliveries {
         /// The endpoint's id
@@ -109,6 +103,30 @@ struct Update {
     fields: Fields,
     #[command(flatten)]
     etag: EtagArgs,
+}
+
+#[derive(clap::Args, Debug)]
+struct Rotate {
+    /// The endpoint's id
+    id: String,
+    /// A file with a secret of your own, one of the endpoint's scheme; one is made if not given
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// For how long the old secret goes on signing beside the new one, such as 24h; at most 7d
+    #[arg(long, value_parser = when::duration, value_name = "TIME")]
+    overlap: Option<prost_types::Duration>,
+}
+
+impl Rotate {
+    fn into_request(self, tenant_id: String) -> Result<v1::RotateSecretRequest, Failure> {
+        Ok(v1::RotateSecretRequest {
+            id: self.id,
+            tenant_id,
+            secret: own_secret(self.secret_file.as_deref())?.unwrap_or_default(),
+            overlap: self.overlap,
+            immediate: false,
+        })
+    }
 }
 
 impl Create {
@@ -246,15 +264,7 @@ async fn act(action: Action, tenant_id: String, session: &Session, out: &mut Out
             out.done(&said)?;
         }
         Action::Test { id } => test(id, tenant_id, session, out).await?,
-        Action::Rotate { id, secret_file } => {
-            let secret = own_secret(secret_file.as_deref())?.unwrap_or_default();
-            let request = v1::RotateSecretRequest {
-                id,
-                tenant_id,
-                secret,
-            };
-            show_once(endpoints.rotate_secret(call(request)).await?.into_inner(), out)?;
-        }
+        Action::Rotate(args) => rotate(args.into_request(tenant_id)?, session, out).await?,
         Action::Deliveries { id, filter, page } => {
             let (page_size, page_token) = (page.page_size, page.page_token);
             let request = v1::ListDeliveriesRequest {
@@ -274,6 +284,15 @@ async fn act(action: Action, tenant_id: String, session: &Session, out: &mut Out
 }
 
 /// A test that the receiver did not pass is a failure of the command, so that scripts notice.
+async fn rotate(
+    request: v1::RotateSecretRequest,
+    session: &Session,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let endpoint = session.endpoints().rotate_secret(call(request)).await?;
+    show_once(endpoint.into_inner(), out)
+}
+
 async fn test(id: String, tenant_id: String, session: &Session, out: &mut Output) -> Result<(), Failure> {
     let request = v1::TestEndpointRequest { id, tenant_id };
     let outcome = session

@@ -325,6 +325,98 @@ async fn secrets_are_sealed_for_their_row_and_shown_only_by_the_call_that_made_t
     );
 }
 
+#[tokio::test]
+async fn a_change_of_the_scheme_makes_a_new_secret_and_one_of_a_header_does_not() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let made = api.post(&key, "/v1/endpoints", endpoint()).await.ok();
+    let path = format!("/v1/endpoints/{}", made.text("id"));
+    let id: EndpointId = made.text("id").parse().unwrap();
+    assert_eq!(made.body["signature"]["scheme"], "standard");
+    let ed25519 = json!({"signature": {"scheme": "standard_ed25519"}});
+    let changed = api.patch(&key, &path, ed25519.clone()).await.ok();
+    assert!(changed.text("secret").starts_with("whsk_"));
+    assert!(changed.text("public_key").starts_with("whpk_"));
+    assert_eq!(api.store.secrets(id).await.unwrap().len(), 1);
+    let again = api.patch(&key, &path, ed25519).await.ok();
+    assert!(again.body.get("secret").is_none(), "nothing changed");
+    assert_eq!(again.body["public_key"], changed.body["public_key"]);
+
+    let own = "the-customers-own-text";
+    let hex = json!({"signature": {"scheme": "hex_body", "header": "X-Sig"}, "secret": own});
+    let changed = api.patch(&key, &path, hex).await.ok();
+    assert_eq!(changed.text("secret"), own);
+    assert_eq!(changed.body["public_key"], "");
+    let header = json!({"signature": {"event_header": "X-Event"}});
+    let changed = api.patch(&key, &path, header).await.ok();
+    assert!(changed.body.get("secret").is_none());
+    assert_eq!(
+        changed.body["signature"],
+        json!({"scheme": "hex_body", "header": "X-Sig", "timestamp_header": "", "event_header": "X-Event",
+            "delivery_header": ""})
+    );
+    for (body, field) in [
+        (json!({"signature": {"header": "Host"}}), "signature.header"),
+        (json!({"signature": {"header": "x-event"}}), "signature.header"),
+        (json!({"secret": own}), "secret"),
+        (
+            json!({"signature": {"scheme": "standard", "header": ""}, "secret": own}),
+            "secret",
+        ),
+    ] {
+        let refused = api.patch(&key, &path, body.clone()).await;
+        assert_eq!(refused.status, 400, "{body}: {refused:?}");
+        assert!(
+            refused.fields().contains(&field.to_owned()),
+            "{body}: {refused:?}"
+        );
+    }
+    let none = json!({"signature": {"scheme": "none", "header": ""}});
+    let changed = api.patch(&key, &path, none).await.ok();
+    assert!(changed.body.get("secret").is_none());
+    assert_eq!(api.store.secrets(id).await.unwrap(), []);
+    let refused = api.post(&key, &format!("{path}/rotate"), json!({})).await;
+    assert_eq!(refused.status, 400, "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_rotation_with_an_overlap_keeps_the_old_secret_until_its_hour() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let made = api.post(&key, "/v1/endpoints", endpoint()).await.ok();
+    let id: EndpointId = made.text("id").parse().unwrap();
+    let rotate = format!("/v1/endpoints/{id}/rotate");
+    let old = api.store.secrets(id).await.unwrap();
+    api.post(&key, &rotate, json!({"overlap": "86400s"})).await.ok();
+    let both = api.store.secrets(id).await.unwrap();
+    assert_eq!((both.len(), both[0].expires_at), (2, None));
+    assert_eq!(both[1].id, old[0].id);
+    let expected = both[0].created_at.after(std::time::Duration::from_secs(86_400));
+    assert_eq!(both[1].expires_at, Some(expected));
+    for body in [
+        json!({"overlap": "604801s"}),
+        json!({"overlap": "-1s"}),
+        json!({"overlap": "60s", "immediate": true}),
+    ] {
+        let refused = api.post(&key, &rotate, body.clone()).await;
+        assert_eq!(
+            (refused.status, refused.fields()),
+            (400, vec!["overlap".to_owned()]),
+            "{body}"
+        );
+    }
+    api.post(&key, &rotate, json!({"immediate": true})).await.ok();
+    assert_eq!(api.store.secrets(id).await.unwrap().len(), 1);
+
+    let mut one_signature = endpoint();
+    one_signature["signature"] = json!({"scheme": "hex_body"});
+    let made = api.post(&key, "/v1/endpoints", one_signature).await.ok();
+    let rotate = format!("/v1/endpoints/{}/rotate", made.text("id"));
+    let refused = api.post(&key, &rotate, json!({"overlap": "60s"})).await;
+    assert_eq!(refused.fields(), ["overlap"], "it carries one signature");
+    api.post(&key, &rotate, json!({})).await.ok();
+}
+
 /// Saves an endpoint's health as the owner of its home would.
 async fn found(api: &Api, endpoint: &Endpoint, health: &EndpointHealth) {
     let store = &api.store;

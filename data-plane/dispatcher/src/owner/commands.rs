@@ -157,6 +157,8 @@ impl Actor {
             event,
             body: Some(Bytes::from(sample.to_bytes())),
             pace,
+            event_type: EventType::ScanCreated,
+            first_at: None,
         };
         let (shard, until, command) = (Arc::clone(&self.shard), self.until.subscribe(), command.clone());
         self.work.spawn(async move {

@@ -142,6 +142,8 @@ impl Actor {
             event: job.event,
             body: None,
             pace,
+            event_type: job.event_type,
+            first_at: job.first_at,
         };
         let (shard, until) = (Arc::clone(&self.shard), self.until.subscribe());
         self.work.spawn(async move {

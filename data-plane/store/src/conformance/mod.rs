@@ -78,6 +78,7 @@ macro_rules! conformance_tests {
             a_limit_is_kept_by_concurrent_creates,
             a_deleted_row_makes_room,
             secrets_are_kept_replaced_and_cleared_with_their_endpoint,
+            a_rotation_keeps_the_newest_secret_until_its_hour_and_no_older_one,
             a_refused_change_touches_nothing,
             the_last_use_of_a_key_moves_forward_only,
         });

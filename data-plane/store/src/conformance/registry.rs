@@ -7,7 +7,7 @@ use futures::future::join_all;
 use super::samples::{api_key, at, code, create, endpoint, secret, tenant, update};
 use crate::{
     id::{ConfigSeq, TenantId},
-    model::{Code, CodeStatus, Host, Resource, ResourceId, TenantStatus},
+    model::{Code, CodeStatus, Host, Resource, ResourceId, SecretRow, TenantStatus},
     store::{Change, ChangeError, Changed, Page, RequestKey, SecretChange, SharedStore},
 };
 
@@ -350,6 +350,44 @@ pub async fn secrets_are_kept_replaced_and_cleared_with_their_endpoint(store: &S
         .unwrap();
     assert_eq!(store.secrets(endpoint.id).await.unwrap(), []);
     assert_eq!(store.secrets(other.id).await.unwrap(), [of_other]);
+}
+
+pub async fn a_rotation_keeps_the_newest_secret_until_its_hour_and_no_older_one(store: &SharedStore) {
+    let endpoint = endpoint(TenantId::random());
+    let made = |second| SecretRow {
+        created_at: at(second),
+        ..secret(endpoint.id)
+    };
+    let (first, second, third) = (made(0), made(1), made(2));
+    let change = |version, secrets| {
+        let row = crate::model::Endpoint {
+            version,
+            ..endpoint.clone()
+        };
+        let row = Resource::Endpoint(Box::new(row));
+        let change = if version == 1 { create(row) } else { update(row) };
+        Change { secrets, ..change }
+    };
+    let rotate = |secret: &SecretRow, until| SecretChange::Rotate {
+        secret: secret.clone(),
+        until,
+    };
+    let expiring = |row: &SecretRow, until| SecretRow {
+        expires_at: Some(until),
+        ..row.clone()
+    };
+    let created = change(1, SecretChange::Replace(first.clone()));
+    store.change(created).await.unwrap();
+    let rotated = change(2, rotate(&second, at(100)));
+    // The second time, the caller never heard of the first.
+    for _ in 0..2 {
+        store.change(rotated.clone()).await.unwrap();
+        let secrets = store.secrets(endpoint.id).await.unwrap();
+        assert_eq!(secrets, [second.clone(), expiring(&first, at(100))]);
+    }
+    store.change(change(3, rotate(&third, at(50)))).await.unwrap();
+    let secrets = store.secrets(endpoint.id).await.unwrap();
+    assert_eq!(secrets, [third, expiring(&second, at(50))]);
 }
 
 pub async fn a_refused_change_touches_nothing(store: &SharedStore) {

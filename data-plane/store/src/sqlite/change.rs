@@ -12,6 +12,8 @@ use super::{
     writer::Atomicity,
 };
 use crate::{
+    clock::Timestamp,
+    id::EndpointId,
     model::{
         ApiKey, Code, CodeStatus, Endpoint, Resource, ResourceId, ResourceKind, SecretRow, Tenant,
         TenantStatus,
@@ -212,7 +214,7 @@ fn link_taken(connection: &Connection, code: &Code) -> Result<bool, Fault> {
 }
 
 fn secrets_stored(connection: &Connection, secrets: &SecretChange) -> Result<bool, Fault> {
-    let SecretChange::Replace(secret) = secrets else {
+    let (SecretChange::Replace(secret) | SecretChange::Rotate { secret, .. }) = secrets else {
         return Ok(true);
     };
     let there = connection
@@ -348,12 +350,34 @@ fn change_secrets(connection: &Connection, of: ResourceId, secrets: &SecretChang
     let add = match secrets {
         SecretChange::Keep => return Ok(()),
         SecretChange::Replace(secret) => Some(secret),
+        SecretChange::Rotate { secret, until } => return rotate(connection, endpoint, secret, *until),
         SecretChange::Clear => None,
     };
     connection
         .prepare_cached("DELETE FROM secret WHERE endpoint = ?1")?
         .execute([endpoint.to_string()])?;
     add.map_or(Ok(()), |secret| add_secret(connection, secret))
+}
+
+fn rotate(
+    connection: &Connection,
+    endpoint: EndpointId,
+    secret: &SecretRow,
+    until: Timestamp,
+) -> Result<(), Fault> {
+    let endpoint = endpoint.to_string();
+    connection
+        .prepare_cached(
+            "DELETE FROM secret WHERE endpoint = ?1 AND id <> (SELECT id FROM secret WHERE endpoint = ?1
+             ORDER BY created_at DESC, rowid DESC LIMIT 1)",
+        )?
+        .execute([&endpoint])?;
+    connection
+        .prepare_cached(
+            "UPDATE secret SET expires_at = min(coalesce(expires_at, ?2), ?2) WHERE endpoint = ?1",
+        )?
+        .execute(params![endpoint, until.as_millis()])?;
+    add_secret(connection, secret)
 }
 
 fn add_secret(connection: &Connection, secret: &SecretRow) -> Result<(), Fault> {
@@ -366,7 +390,7 @@ fn add_secret(connection: &Connection, secret: &SecretRow) -> Result<(), Fault> 
             secret.endpoint.to_string(),
             secret.sealed,
             secret.created_at.as_millis(),
-            secret.expires_at.map(crate::clock::Timestamp::as_millis),
+            secret.expires_at.map(Timestamp::as_millis),
         ])?;
     Ok(())
 }

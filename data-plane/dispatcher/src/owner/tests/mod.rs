@@ -8,24 +8,24 @@ mod world;
 
 use std::{collections::HashSet, time::Duration};
 
+use crate::signature::{Message, Signer};
 use qrelay_store::{
     checkpoint::{BacklogReason, HealthState},
     event::EventType,
     fault::{Fault, Op},
     id::CommandId,
-    model::{EndpointIntent, EventPattern},
+    model::{EndpointIntent, EventPattern, Signature},
     store::{Attempts, Command, CommandKind, CommandResult, Commands, DeliveryStatus, Leases, Store},
 };
-use secrecy::SecretString;
-
-use crate::signature::{Message, Scheme, Signer};
 
 use self::world::{Hook, OK, Receiver, SECRET, World, until};
 
 fn expected_signature(hook: &Hook) -> String {
-    let signer = Signer::new(Scheme::Standard, &[SecretString::from(SECRET)]).unwrap();
+    let signer = Signer::new(&Signature::default(), &[SECRET.to_vec().into()]).unwrap();
     let headers = signer.headers(Message {
         id: &hook.headers["webhook-id"],
+        delivery: "dlv_1",
+        event: "scan.created",
         timestamp_s: hook.headers["webhook-timestamp"].parse().unwrap(),
         body: hook.body.as_bytes(),
     });

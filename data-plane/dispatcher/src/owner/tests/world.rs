@@ -23,7 +23,7 @@ use qrelay_store::{
     store::{Change, Expected, Registry, SecretChange, SharedStore},
     target::{SystemResolver, TargetPolicy, Targets},
 };
-use secrecy::SecretString;
+use secrecy::SecretSlice;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -40,18 +40,18 @@ use crate::{
 
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
-pub(super) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+pub(super) const SECRET: [u8; 24] = [7; 24];
 
-/// Opens every secret to the same text.
+/// Opens every secret to the same bytes.
 struct OneSecret;
 
 /// What stands for a sealed secret whose opening panics.
 pub(super) const PANICS: u8 = 66;
 
 impl SecretOpener for OneSecret {
-    fn open(&self, _: TenantId, _: EndpointId, row: &SecretRow) -> Result<SecretString, Unopened> {
+    fn open(&self, _: TenantId, _: EndpointId, row: &SecretRow) -> Result<SecretSlice<u8>, Unopened> {
         assert!(row.sealed != [PANICS], "a bug of ours, on purpose");
-        Ok(SecretString::from(SECRET))
+        Ok(SECRET.to_vec().into())
     }
 }
 
