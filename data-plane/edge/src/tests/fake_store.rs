@@ -374,12 +374,13 @@ impl Attempts for FakeStore {
         unimplemented!()
     }
 
-    async fn deliveries(
+    async fn find_deliveries(
         &self,
         _: EndpointId,
-        _: Option<(Timestamp, EventAddress)>,
+        _: &DeliveryFilter,
+        _: Option<DeliveryPosition>,
         _: usize,
-    ) -> Result<Vec<DeliverySummary>> {
+    ) -> Result<DeliveryPage> {
         unimplemented!()
     }
 
