@@ -26,12 +26,12 @@ pub(crate) const COLUMNS: [Column; 8] = [
 
 /// Which deliveries to list.
 #[derive(clap::Args, Debug)]
-pub(crate) struct FilterArgs {
+pub(crate) struct DeliveryFilterArgs {
     /// Only those that stand so
     #[arg(long)]
     status: Option<Status>,
     #[command(flatten)]
-    events: event::FilterArgs,
+    events: event::EventFilterArgs,
     /// Only those whose first attempt began at or after this: 2026-03-03T14:00:00Z, or how long ago, say 90m
     #[arg(long, value_parser = when::past, value_name = "WHEN")]
     start_time: Option<Timestamp>,
@@ -48,7 +48,7 @@ enum Status {
     GivenUp,
 }
 
-impl FilterArgs {
+impl DeliveryFilterArgs {
     pub(crate) fn into_request(self) -> v1::ListDeliveriesRequest {
         let status = self
             .status

@@ -67,7 +67,7 @@ enum Action {
         /// The endpoint's id
         id: String,
         #[command(flatten)]
-        filter: delivery::FilterArgs,
+        filter: delivery::DeliveryFilterArgs,
         #[command(flatten)]
         page: PageArgs,
     },

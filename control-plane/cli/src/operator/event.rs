@@ -33,7 +33,7 @@ pub(crate) struct Args {
 
 /// Which events.
 #[derive(clap::Args, Clone, Debug)]
-pub(crate) struct FilterArgs {
+pub(crate) struct EventFilterArgs {
     /// Only this type: scan.created, a family such as scan.*, or *
     #[arg(
         long = "type",
@@ -52,7 +52,7 @@ enum Action {
     /// List events, newest first
     List {
         #[command(flatten)]
-        filter: FilterArgs,
+        filter: EventFilterArgs,
         /// Only events recorded at or after this: 2026-03-03T14:00:00Z, or how long ago, say 90m
         #[arg(long, value_parser = when::past, value_name = "WHEN")]
         start_time: Option<Timestamp>,

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 use tonic::{Code, Status};
 
-use super::event::FilterArgs;
+use super::event::EventFilterArgs;
 use crate::{
     api_error,
     escape::printable,
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     tenant: TenantArgs,
     #[command(flatten)]
-    filter: FilterArgs,
+    filter: EventFilterArgs,
     /// Where to go on: a token that an earlier `qrelay tail --json` printed; from now on, if not given
     #[arg(long, default_value = "", value_name = "TOKEN", hide_default_value = true)]
     resume_token: String,
