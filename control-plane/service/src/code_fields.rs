@@ -7,20 +7,29 @@ use qrelay_store::{
 };
 use serde_json::{Map, Value};
 
-use crate::{api::Api, destination, field, refusal::Violations, wire};
+use crate::{
+    api::Api,
+    destination,
+    field::{self, Settable},
+    refusal::Violations,
+    wire,
+};
 
 /// What a create or an update may set.
-pub(crate) const SETTABLE: [&str; 9] = [
-    "name",
-    "destination_url",
-    "status",
-    "tags",
-    "campaign_id",
-    "owner_id",
-    "external_id",
-    "metadata",
-    "recipient",
-];
+pub(crate) const SETTABLE: Settable = Settable {
+    fields: &[
+        "name",
+        "destination_url",
+        "status",
+        "tags",
+        "campaign_id",
+        "owner_id",
+        "external_id",
+        "metadata",
+        "recipient",
+    ],
+    messages: &[],
+};
 
 /// What may stand in an update mask without effect. (`short_id` is judged by its value.)
 pub(crate) const IGNORED: [&str; 8] = [

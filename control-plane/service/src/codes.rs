@@ -36,8 +36,8 @@ pub(crate) async fn create(
     let mut code = blank(api, &tenant, &given.short_id);
     short_id::check(&mut violations, &given.short_id);
     for path in SETTABLE
-        .iter()
-        .filter(|path| **path == "destination_url" || is_populated(&given, path))
+        .paths()
+        .filter(|path| *path == "destination_url" || is_populated(&given, path))
     {
         set(&mut code, path, &given, &mut violations);
     }

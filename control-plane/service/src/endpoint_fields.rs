@@ -9,32 +9,30 @@ use qrelay_store::{
     model::{Endpoint, EndpointIntent, EventPattern},
 };
 
-use crate::{endpoint_signature, failure_field, field, rate_limit_field, refusal::Violations, wire};
+use crate::{
+    endpoint_signature, failure_field,
+    field::{self, Settable},
+    rate_limit_field,
+    refusal::Violations,
+    wire,
+};
 
 /// What a create or an update may set.
-pub(crate) const SETTABLE: [&str; 21] = [
-    "url",
-    "description",
-    "events",
-    "status",
-    "retry_schedule",
-    "max_concurrency",
-    "rate_limit",
-    "rate_limit.per_second",
-    "rate_limit.burst",
-    "failure",
-    "failure.retry_after_max",
-    "failure.gone_disables",
-    "failure.overload_slows",
-    "failure.degrade_after",
-    "failure.disable_after",
-    "signature",
-    "signature.scheme",
-    "signature.header",
-    "signature.timestamp_header",
-    "signature.event_header",
-    "signature.delivery_header",
-];
+pub(crate) const SETTABLE: Settable = Settable {
+    fields: &[
+        "url",
+        "description",
+        "events",
+        "status",
+        "retry_schedule",
+        "max_concurrency",
+    ],
+    messages: &[
+        &rate_limit_field::PATHS,
+        &failure_field::PATHS,
+        &endpoint_signature::PATHS,
+    ],
+};
 
 /// What may stand in an update mask without effect.
 pub(crate) const IGNORED: [&str; 9] = [
@@ -104,7 +102,7 @@ pub(crate) fn set(endpoint: &mut Endpoint, path: &str, given: &v1::Endpoint, vio
         path if failure_field::PATHS.contains(&path) => {
             failure_field::set(&mut endpoint.failure, path, given.failure.as_ref(), violations);
         }
-        _ if path.starts_with("signature") => {
+        path if endpoint_signature::PATHS.contains(&path) => {
             endpoint_signature::set(
                 &mut endpoint.signature,
                 path,

@@ -5,6 +5,16 @@ use qrelay_store::model::{Signature, SignatureScheme, refused_name};
 
 use crate::refusal::Violations;
 
+/// The paths of the field, for update masks.
+pub(crate) const PATHS: [&str; 6] = [
+    "signature",
+    "signature.scheme",
+    "signature.header",
+    "signature.timestamp_header",
+    "signature.event_header",
+    "signature.delivery_header",
+];
+
 type NameOf = fn(&mut Signature) -> &mut Option<String>;
 
 /// The settable header names: path, and where the name stands.
@@ -25,7 +35,7 @@ pub(crate) fn sets_scheme(path: &str, given: Option<&v1::Signature>) -> bool {
         && given.is_some_and(|given| given.scheme() != v1::SignatureScheme::Unspecified)
 }
 
-/// Sets what `path` names, the whole or a part. A scheme that is not given stays: a change of it costs the secret.
+/// Sets what one of [`PATHS`] names; the rest stays. A scheme that is not given stays: a change of it costs the secret.
 pub(crate) fn set(
     signature: &mut Signature,
     path: &str,

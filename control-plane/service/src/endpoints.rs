@@ -48,8 +48,8 @@ pub(crate) async fn create(
     let request_id = field::request_id(&mut violations, &request.request_id);
     let mut endpoint = blank(api, &tenant);
     for path in SETTABLE
-        .iter()
-        .filter(|path| **path == "events" || is_populated(&given, path))
+        .paths()
+        .filter(|path| *path == "events" || is_populated(&given, path))
     {
         set(&mut endpoint, path, &given, &mut violations);
     }

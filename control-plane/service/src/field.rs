@@ -29,23 +29,39 @@ pub(crate) fn request_id(violations: &mut Violations, text: &str) -> Option<Stri
     (!text.is_empty()).then(|| text.to_owned())
 }
 
+/// The paths that a create or an update may set.
+pub(crate) struct Settable {
+    /// Fields that are set as a whole only.
+    pub(crate) fields: &'static [&'static str],
+    /// The paths of each field whose parts may be named too, its own name first.
+    pub(crate) messages: &'static [&'static [&'static str]],
+}
+
+impl Settable {
+    /// All of them, in the order in which they are set.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &'static str> {
+        let parts = self.messages.iter().copied().flatten();
+        self.fields.iter().chain(parts).copied()
+    }
+}
+
 /// Which fields an update changes: those of the mask, or without a mask those that are `populated` (AIP-134).
 ///
 /// A path that is `settable` is kept, one that only the server sets is ignored (AIP-203), any other is a violation.
 pub(crate) fn masked(
     violations: &mut Violations,
     mask: Option<&FieldMask>,
-    settable: &[&'static str],
+    settable: &Settable,
     ignored: &[&str],
     populated: impl Fn(&str) -> bool,
 ) -> Vec<&'static str> {
     let Some(mask) = mask.filter(|mask| !mask.paths.is_empty()) else {
-        return settable.iter().filter(|path| populated(path)).copied().collect();
+        return settable.paths().filter(|path| populated(path)).collect();
     };
     let mut paths = Vec::new();
     for path in &mask.paths {
-        match settable.iter().find(|known| *known == path) {
-            Some(known) if !paths.contains(known) => paths.push(*known),
+        match settable.paths().find(|known| known == path) {
+            Some(known) if !paths.contains(&known) => paths.push(known),
             Some(_) => {}
             None if ignored.contains(&path.as_str()) => {}
             None => {
@@ -82,7 +98,10 @@ mod tests {
         let paths = masked(
             &mut violations,
             mask.as_ref(),
-            &["name", "tags"],
+            &Settable {
+                fields: &["name", "tags"],
+                messages: &[&["limit", "limit.burst"]],
+            },
             &["id"],
             |path| path == "tags",
         );
@@ -95,6 +114,11 @@ mod tests {
     #[test]
     fn a_mask_names_what_changes_and_without_one_the_populated_fields_do() {
         assert_eq!(paths(Some(&["name", "name", "id"])), Ok(vec!["name"]));
+        assert_eq!(
+            paths(Some(&["limit.burst", "limit"])),
+            Ok(vec!["limit.burst", "limit"])
+        );
+        assert!(paths(Some(&["limit.nope"])).is_err());
         assert_eq!(paths(None), Ok(vec!["tags"]));
         assert_eq!(paths(Some(&[])), Ok(vec!["tags"]));
         assert!(paths(Some(&["name", "nope"])).unwrap_err().contains("`nope`"));

@@ -14,22 +14,17 @@ use tonic::Status;
 use crate::{
     api::{Api, Draft},
     caller::Caller,
-    field,
+    field::{self, Settable},
     page::{self, Bound},
     rate_limit_field,
     refusal::{self, Violations},
     wire,
 };
 
-const SETTABLE: [&str; 7] = [
-    "name",
-    "status",
-    "durability",
-    "privacy.ip",
-    "rate_limit",
-    "rate_limit.per_second",
-    "rate_limit.burst",
-];
+const SETTABLE: Settable = Settable {
+    fields: &["name", "status", "durability", "privacy.ip"],
+    messages: &[&rate_limit_field::PATHS],
+};
 const IGNORED: [&str; 4] = ["id", "created_at", "updated_at", "etag"];
 
 /// CreateTenant.
@@ -55,8 +50,8 @@ pub(crate) async fn create(
     let mut violations = Violations::default();
     let request_id = field::request_id(&mut violations, &request.request_id);
     for path in SETTABLE
-        .iter()
-        .filter(|path| **path == "name" || is_populated(&given, path))
+        .paths()
+        .filter(|path| *path == "name" || is_populated(&given, path))
     {
         set(&mut tenant, path, &given, &mut violations);
     }
