@@ -197,8 +197,8 @@ pub const GATE_WAIT_MAX: Duration = Duration::from_secs(10);
 pub const RESPONSE_HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Headers of a response.
 pub const RESPONSE_HEADERS_MAX: usize = 100;
-/// Response headers that are kept in the attempt log, names and values.
-pub const RESPONSE_HEADERS_KEPT_BYTES: usize = 8 * 1024;
+/// Headers of a request, and of a response, that the attempt log keeps, names and values.
+pub const HEADERS_KEPT_BYTES: usize = 8 * 1024;
 /// How long a caller waits for the outcome of a test.
 pub const TEST_WAIT: Duration = Duration::from_secs(10);
 /// Commands of one partition not yet finished: callers wait for them, so more is a flood.

@@ -8,7 +8,7 @@ use http::header::{
     USER_AGENT, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue};
-use qrelay_store::limits::RESPONSE_HEADERS_KEPT_BYTES;
+use qrelay_store::limits::HEADERS_KEPT_BYTES;
 
 /// What stands in the attempt log for a value that may be a credential.
 const MASK: &str = "***";
@@ -42,14 +42,14 @@ pub(super) fn of_request(headers: &HeaderMap) -> Vec<(String, String)> {
 
 /// Whether the value looks like a signature, whatever its name: a long run of hex or base64.
 fn looks_signed(value: &HeaderValue) -> bool {
-    let longest = value
+    let mut runs = value
         .as_bytes()
         .split(|byte| !byte.is_ascii_alphanumeric() && !b"+/".contains(byte));
-    longest.map(<[u8]>::len).max().unwrap_or(0) >= 40
+    runs.any(|run| run.len() >= 40)
 }
 
 fn kept(headers: &HeaderMap, shown: impl Fn(&HeaderName, &HeaderValue) -> bool) -> Vec<(String, String)> {
-    let mut room = RESPONSE_HEADERS_KEPT_BYTES;
+    let mut room = HEADERS_KEPT_BYTES;
     let mut kept = Vec::with_capacity(headers.len());
     for (name, value) in headers {
         let value = if shown(name, value) {
@@ -84,7 +84,7 @@ mod tests {
         let kept = of_response(&map);
         assert_eq!(kept[0], ("set-cookie".to_owned(), MASK.to_owned()));
         assert_eq!(kept[1].1, "café \u{fffd}");
-        let long = HeaderValue::from_str(&"x".repeat(RESPONSE_HEADERS_KEPT_BYTES)).unwrap();
+        let long = HeaderValue::from_str(&"x".repeat(HEADERS_KEPT_BYTES)).unwrap();
         map.append("x-long", long);
         assert_eq!(of_response(&map).len(), 2);
     }
