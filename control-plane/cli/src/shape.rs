@@ -19,7 +19,7 @@ struct Contract {
 static CONTRACT: LazyLock<Contract> = LazyLock::new(|| Contract {
     pool: DescriptorPool::decode(qrelay_proto::FILE_DESCRIPTOR_SET)
         .expect("invariant: the build wrote a valid descriptor set"),
-    transcoder: Transcoder::new(qrelay_proto::FILE_DESCRIPTOR_SET, qrelay_rest::Config::default())
+    transcoder: Transcoder::new(qrelay_proto::FILE_DESCRIPTOR_SET, qrelay_control::rest_config())
         .expect("invariant: the contract can be served over REST, which the control plane's tests check"),
 });
 
@@ -147,8 +147,19 @@ mod tests {
         };
         insta::assert_snapshot!(
             json(&endpoint),
-            @r#"{"id":"ep_1","url":"","description":"","events":["scan.*"],"status":"degraded","consecutive_failures":1099511627776,"retry_schedule":["0s","1.500s"],"max_concurrency":0,"etag":"","created_at":"2026-03-03T14:32:18.000Z","tenant_id":"","public_key":""}"#
+            @r#"{"id":"ep_1","url":"","description":"","events":["scan.*"],"status":"degraded","consecutive_failures":1099511627776,"retry_schedule":["0s","1.500s"],"max_concurrency":0,"etag":"","created_at":"2026-03-03T14:32:18.000Z","tenant_id":""}"#
         );
+    }
+
+    #[test]
+    fn lists_leave_out_what_only_a_single_answer_shows() {
+        let delivery = v1::Delivery::default();
+        assert!(json(&delivery).get("attempt_log").is_some());
+        let list = v1::ListDeliveriesResponse {
+            deliveries: vec![delivery],
+            ..v1::ListDeliveriesResponse::default()
+        };
+        assert!(json(&list)["deliveries"][0].get("attempt_log").is_none());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header, request::Parts};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, MethodDescriptor};
+use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, MethodDescriptor, ReflectMessage};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
@@ -119,7 +119,7 @@ impl Transcoder {
     /// # Errors
     /// A `Timestamp` or `Duration` out of its range has no JSON; the text says which.
     pub fn message_to_json(&self, message: &DynamicMessage) -> Result<Value, String> {
-        json::message_to_json(message).map_err(|error| error.to_string())
+        self.inner.json_of(message)
     }
 
     /// A gRPC status as this API's error, with details of the services' own types decoded.
@@ -252,16 +252,22 @@ impl Inner {
         let bytes = messages.only().await?;
         let answer = DynamicMessage::decode(rpc.output(), bytes)
             .map_err(|error| error.to_string())
-            .and_then(|message| json::message_to_json(&message).map_err(|error| error.to_string()));
+            .and_then(|message| self.json_of(&message));
         Ok(match answer {
             Err(reason) => response::broken_answer(&self.schema, rpc.full_name(), reason),
-            Ok(mut json) => {
-                leave_out_details(&rpc.output(), &self.config.detail_fields, &mut json);
+            Ok(json) => {
                 let mut response = response::json_response(StatusCode::OK, &json);
                 response.headers_mut().extend(headers);
                 response
             }
         })
+    }
+
+    /// What this API answers with.
+    fn json_of(&self, answer: &DynamicMessage) -> Result<Value, String> {
+        let mut json = json::message_to_json(answer).map_err(|error| error.to_string())?;
+        leave_out_details(&answer.descriptor(), &self.config.detail_fields, &mut json);
+        Ok(json)
     }
 }
 

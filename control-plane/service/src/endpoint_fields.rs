@@ -212,7 +212,7 @@ pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth) -> v1::Endpoint
         rate_limit: endpoint.rate_limit.map(rate_limit_field::show),
         failure: Some(failure_field::show(&endpoint.failure)),
         signature: Some(endpoint_signature::show(&endpoint.signature)),
-        public_key: endpoint.public_key.clone().unwrap_or_default(),
+        public_key: endpoint.public_key.clone(),
     }
 }
 

@@ -48,5 +48,5 @@ mod wire;
 pub use access::{Access, TableMismatch, required};
 pub use api_key::{AdminKey, InvalidAdminKey};
 pub use config::{Config, Deps, Rates};
-pub use router::BuildError;
+pub use router::{BuildError, rest_config};
 pub use server::Server;

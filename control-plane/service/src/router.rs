@@ -73,7 +73,8 @@ where
         .layer(middleware::from_fn_with_state(Arc::new(gate), gate::admit)))
 }
 
-fn rest_config() -> qrelay_rest::Config {
+/// How the contract is served over REST.
+pub fn rest_config() -> qrelay_rest::Config {
     qrelay_rest::Config {
         services: SERVICES.map(str::to_owned).to_vec(),
         body_bytes_max: limits::API_REQUEST_BYTES_MAX,
