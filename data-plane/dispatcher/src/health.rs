@@ -1,6 +1,9 @@
 //! How an endpoint fares: healthy, degraded after failed attempts in a row, disabled after a long time of nothing
 //! else or because its receiver wants no more. When that is, its settings say.
 //!
+//! Who answers again is not flooded: attempts under way at once start at one, and each success makes room for one
+//! more, so that they double with every round of answers (slow start); a failure on the way halves them.
+//!
 //! Pure rules over [`EndpointHealth`], which the checkpoint keeps. Failures are counted by attempt; our own trouble
 //! is nobody's failure. Nothing here loses an event: a disabled endpoint's deliveries wait.
 
@@ -10,7 +13,7 @@ use qrelay_store::{
     Timestamp,
     checkpoint::{EndpointHealth, HealthState},
     limits::FAILURES_TO_DISABLE_MIN,
-    model::{Endpoint, FailureRules},
+    model::Endpoint,
 };
 
 /// What an attempt says about the endpoint's health.
@@ -25,8 +28,14 @@ pub enum Sign {
 }
 
 /// Takes an attempt's outcome into account. Says whether the state changed.
-pub fn observe(health: &mut EndpointHealth, sign: Sign, rules: &FailureRules, now: Timestamp) -> bool {
+pub fn observe(health: &mut EndpointHealth, sign: Sign, endpoint: &Endpoint, now: Timestamp) -> bool {
+    let rules = &endpoint.failure;
     if sign == Sign::Success {
+        let ramp = if on_probation(health) {
+            Some(1)
+        } else {
+            health.ramp
+        };
         health.ever_succeeded = true;
         if health.state == HealthState::Disabled {
             // A straggler's success does not lift it either: that is for its tenant to do.
@@ -34,8 +43,12 @@ pub fn observe(health: &mut EndpointHealth, sign: Sign, rules: &FailureRules, no
         }
         health.consecutive_failures = 0;
         health.failing_since = None;
+        health.ramp = ramp
+            .map(|width| width + 1)
+            .filter(|width| *width < endpoint.max_concurrency);
         return enter(health, HealthState::Healthy);
     }
+    health.ramp = health.ramp.map(|width| (width / 2).max(1));
     health.consecutive_failures += 1;
     let since = *health.failing_since.get_or_insert(now);
     let failures = health.consecutive_failures;
@@ -59,7 +72,20 @@ pub fn enable(health: &mut EndpointHealth, endpoint: &Endpoint) -> bool {
     health.enabled_epoch = endpoint.enabled_epoch;
     health.consecutive_failures = 0;
     health.failing_since = None;
-    enter(health, HealthState::Healthy)
+    let changed = enter(health, HealthState::Healthy);
+    if changed {
+        health.ramp = Some(1);
+    }
+    changed
+}
+
+/// Attempts that may be under way at once.
+pub fn concurrency(health: &EndpointHealth, endpoint: &Endpoint) -> u32 {
+    if on_probation(health) {
+        return 1;
+    }
+    let most = endpoint.max_concurrency.max(1);
+    health.ramp.map_or(most, |width| width.min(most))
 }
 
 /// Whether the endpoint gets one connection and few requests only: it never answered 2xx, so nobody can be flooded
@@ -79,24 +105,29 @@ fn enter(health: &mut EndpointHealth, state: HealthState) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use qrelay_store::model::FailureRules;
+
     use super::*;
     use crate::fixture;
 
-    const RULES: FailureRules = FailureRules {
-        retry_after_max_ms: 0,
-        gone_disables: true,
-        overload_slows: true,
-        degrade_after: 5,
-        disable_after_ms: 24 * 3600 * 1000,
-    };
+    /// An endpoint with these thresholds, in hours for the second.
+    fn with_rules(degrade_after: u32, disable_after_hours: u64) -> Endpoint {
+        let mut endpoint = fixture::endpoint(1);
+        endpoint.failure = FailureRules {
+            degrade_after,
+            disable_after_ms: disable_after_hours * 3600 * 1000,
+            ..FailureRules::default()
+        };
+        endpoint
+    }
+
+    fn usual() -> Endpoint {
+        with_rules(5, 24)
+    }
 
     #[test]
     fn settings_move_both_thresholds_and_zero_is_never() {
-        let rules = FailureRules {
-            degrade_after: 2,
-            disable_after_ms: 3600 * 1000,
-            ..RULES
-        };
+        let rules = with_rules(2, 1);
         let mut health = EndpointHealth::default();
         assert!(!observe(&mut health, Sign::Failure, &rules, at(0)));
         assert!(observe(&mut health, Sign::Failure, &rules, at(0)));
@@ -106,11 +137,7 @@ mod tests {
         assert_eq!(health.state, HealthState::Degraded, "four failures are few");
         observe(&mut health, Sign::Failure, &rules, at(2));
         assert_eq!(health.state, HealthState::Disabled);
-        let never = FailureRules {
-            degrade_after: 0,
-            disable_after_ms: 0,
-            ..RULES
-        };
+        let never = with_rules(0, 0);
         let mut health = EndpointHealth::default();
         for hour in 0..1000 {
             assert!(!observe(&mut health, Sign::Failure, &never, at(hour)));
@@ -127,11 +154,11 @@ mod tests {
         let mut health = EndpointHealth::default();
         assert!(on_probation(&health));
         for _ in 0..4 {
-            assert!(!observe(&mut health, Sign::Failure, &RULES, at(0)));
+            assert!(!observe(&mut health, Sign::Failure, &usual(), at(0)));
         }
-        assert!(observe(&mut health, Sign::Failure, &RULES, at(0)));
+        assert!(observe(&mut health, Sign::Failure, &usual(), at(0)));
         assert_eq!((health.state, health.version), (HealthState::Degraded, 1));
-        assert!(observe(&mut health, Sign::Success, &RULES, at(0)));
+        assert!(observe(&mut health, Sign::Success, &usual(), at(0)));
         assert_eq!(
             (health.state, health.consecutive_failures),
             (HealthState::Healthy, 0)
@@ -143,33 +170,36 @@ mod tests {
     fn a_day_of_nothing_but_failures_disables_but_a_success_within_it_does_not() {
         let mut health = EndpointHealth::default();
         for hour in 0..24 {
-            observe(&mut health, Sign::Failure, &RULES, at(hour));
+            observe(&mut health, Sign::Failure, &usual(), at(hour));
         }
         assert_eq!(health.state, HealthState::Degraded);
-        observe(&mut health, Sign::Success, &RULES, at(23));
+        observe(&mut health, Sign::Success, &usual(), at(23));
         for hour in 24..48 {
-            observe(&mut health, Sign::Failure, &RULES, at(hour));
+            observe(&mut health, Sign::Failure, &usual(), at(hour));
         }
         assert_eq!(health.state, HealthState::Degraded);
-        assert!(observe(&mut health, Sign::Failure, &RULES, at(48)));
+        assert!(observe(&mut health, Sign::Failure, &usual(), at(48)));
         assert_eq!(health.state, HealthState::Disabled);
-        assert!(!observe(&mut health, Sign::Failure, &RULES, at(49)));
+        assert!(!observe(&mut health, Sign::Failure, &usual(), at(49)));
     }
 
     #[test]
     fn a_few_rare_failures_over_days_do_not_disable() {
         let mut health = EndpointHealth::default();
-        observe(&mut health, Sign::Failure, &RULES, at(0));
-        observe(&mut health, Sign::Failure, &RULES, at(100));
+        observe(&mut health, Sign::Failure, &usual(), at(0));
+        observe(&mut health, Sign::Failure, &usual(), at(100));
         assert_eq!(health.state, HealthState::Healthy);
     }
 
     #[test]
     fn gone_disables_at_once_until_the_tenant_enables_it_again() {
         let mut health = EndpointHealth::default();
-        assert!(observe(&mut health, Sign::Gone, &RULES, at(0)));
+        assert!(observe(&mut health, Sign::Gone, &usual(), at(0)));
         assert_eq!(health.state, HealthState::Disabled);
-        assert!(!observe(&mut health, Sign::Success, &RULES, at(0)), "a straggler");
+        assert!(
+            !observe(&mut health, Sign::Success, &usual(), at(0)),
+            "a straggler"
+        );
         assert_eq!(health.state, HealthState::Disabled);
         let mut endpoint = fixture::endpoint(1);
         assert!(!enable(&mut health, &endpoint));
@@ -180,5 +210,51 @@ mod tests {
             (HealthState::Healthy, 0)
         );
         assert!(!enable(&mut health, &endpoint));
+    }
+
+    #[test]
+    fn who_answers_again_gets_one_more_at_once_for_each_success_up_to_all() {
+        let mut endpoint = usual();
+        endpoint.max_concurrency = 6;
+        let mut health = EndpointHealth::default();
+        let mut widths = Vec::new();
+        let mut take = |health: &mut EndpointHealth, sign| {
+            observe(health, sign, &endpoint, at(0));
+            widths.push(concurrency(health, &endpoint));
+        };
+        // Its first answer, then a failure on the way.
+        [
+            Sign::Success,
+            Sign::Success,
+            Sign::Success,
+            Sign::Failure,
+            Sign::Success,
+        ]
+        .into_iter()
+        .for_each(|sign| take(&mut health, sign));
+        // It fails for good, and recovers.
+        (0..5).for_each(|_| take(&mut health, Sign::Failure));
+        assert_eq!(health.state, HealthState::Degraded);
+        (0..6).for_each(|_| take(&mut health, Sign::Success));
+        assert_eq!(widths, [2, 3, 4, 2, 3, 1, 1, 1, 1, 1, 2, 3, 4, 5, 6, 6]);
+        assert_eq!(health.ramp, None, "nothing is saved of what is over");
+    }
+
+    #[test]
+    fn who_is_set_active_starts_slowly_and_one_that_does_well_is_left_alone() {
+        let mut endpoint = usual();
+        let mut health = EndpointHealth::default();
+        observe(&mut health, Sign::Gone, &endpoint, at(0));
+        health.ever_succeeded = true;
+        endpoint.enabled_epoch = 1;
+        enable(&mut health, &endpoint);
+        assert_eq!(concurrency(&health, &endpoint), 1);
+        for _ in 0..15 {
+            observe(&mut health, Sign::Success, &endpoint, at(0));
+        }
+        assert_eq!(concurrency(&health, &endpoint), endpoint.max_concurrency);
+        endpoint.enabled_epoch = 2;
+        enable(&mut health, &endpoint);
+        assert_eq!(concurrency(&health, &endpoint), endpoint.max_concurrency);
     }
 }

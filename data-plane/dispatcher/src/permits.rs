@@ -18,14 +18,11 @@ pub struct Permits {
 /// Room for one exchange; given back when dropped.
 #[derive(Debug)]
 pub struct Room {
-    held: Option<(OwnedSemaphorePermit, Option<RetryRoom>)>,
+    all: Option<OwnedSemaphorePermit>,
+    retry: Option<OwnedSemaphorePermit>,
     used: bool,
     freed: watch::Sender<u64>,
 }
-
-/// A place among the retries; given back when dropped.
-#[derive(Debug)]
-pub struct RetryRoom(#[allow(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 impl Room {
     /// It is used now: giving it back is news. (Room that was only looked at would keep waking those who wait.)
@@ -35,12 +32,15 @@ impl Room {
         self
     }
 
-    /// The same room, for a retry.
+    /// Whether a retry may use it.
+    pub fn is_for_retry(&self) -> bool {
+        self.retry.is_some()
+    }
+
+    /// The same room, without its place among the retries.
     #[must_use]
-    pub fn for_retry(mut self, retry: RetryRoom) -> Self {
-        if let Some((_, held)) = &mut self.held {
-            *held = Some(retry);
-        }
+    pub fn for_fresh(mut self) -> Self {
+        self.retry = None;
         self
     }
 }
@@ -48,7 +48,8 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         // First the room, then the news of it.
-        drop(self.held.take());
+        self.all = None;
+        self.retry = None;
         if self.used {
             self.freed.send_modify(|count| *count += 1);
         }
@@ -66,19 +67,22 @@ impl Permits {
         }
     }
 
-    /// Room for an exchange, if there is some.
+    /// Room for a fresh event, if there is some.
     pub fn try_take(&self) -> Option<Room> {
         let all = Arc::clone(&self.all).try_acquire_owned().ok()?;
         Some(Room {
-            held: Some((all, None)),
+            all: Some(all),
+            retry: None,
             used: false,
             freed: self.freed.clone(),
         })
     }
 
-    /// A place among the retries, for an exchange that has room already.
-    pub fn try_take_retry(&self) -> Option<RetryRoom> {
-        Arc::clone(&self.retries).try_acquire_owned().ok().map(RetryRoom)
+    /// Room for anything, with a place among the retries.
+    pub fn try_take_for_retry(&self) -> Option<Room> {
+        let mut room = self.try_take()?;
+        room.retry = Some(Arc::clone(&self.retries).try_acquire_owned().ok()?);
+        Some(room)
     }
 
     /// Changes whenever room is given back.
@@ -95,16 +99,17 @@ mod tests {
     async fn retries_leave_a_quarter_to_fresh_events() {
         let permits = Permits::new(8);
         let mut freed = permits.freed();
-        let mut retry = || {
-            let place = permits.try_take_retry()?;
-            Some(permits.try_take()?.for_retry(place).begin())
-        };
+        let mut retry = || Some(permits.try_take_for_retry()?.begin());
         let retries: Vec<_> = std::iter::from_fn(&mut retry).collect();
         assert_eq!(retries.len(), 6);
         let fresh: Vec<_> = std::iter::from_fn(|| permits.try_take()).collect();
         assert_eq!(fresh.len(), 2);
         drop(retries);
         freed.changed().await.unwrap();
-        assert!(retry().is_some());
+        let fresh_after_all = retry().unwrap().for_fresh();
+        assert!(!fresh_after_all.is_for_retry());
+        drop(fresh);
+        let retries: Vec<_> = std::iter::from_fn(&mut retry).collect();
+        assert_eq!(retries.len(), 6, "it has no place among the retries any more");
     }
 }

@@ -71,6 +71,8 @@ pub struct EndpointHealth {
     pub enabled_epoch: u64,
     /// What waits.
     pub backlog: Option<Backlog>,
+    /// Attempts that may be under way while it is on its way back to all it may have; none when it is there.
+    pub ramp: Option<u32>,
 }
 
 /// What an owner found about an endpoint.

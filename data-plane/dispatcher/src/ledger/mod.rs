@@ -173,11 +173,7 @@ impl Subscriber {
 
     /// Attempts that may be under way at once.
     pub fn concurrency(&self) -> u32 {
-        if health::on_probation(&self.health) {
-            1
-        } else {
-            self.config.max_concurrency.max(1)
-        }
+        health::concurrency(&self.health, &self.config)
     }
 
     /// Attempts under way.

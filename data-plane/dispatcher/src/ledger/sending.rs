@@ -182,7 +182,7 @@ impl Ledger {
         if sign == Sign::Success {
             subscriber.slowed = 0;
         }
-        health::observe(&mut subscriber.health, sign, &subscriber.config.failure, wall)
+        health::observe(&mut subscriber.health, sign, &subscriber.config, wall)
     }
 
     /// The receiver asks not to be asked for so long. A later wish replaces an earlier one only if it is longer.

@@ -111,29 +111,26 @@ impl Actor {
             self.wake(at, endpoint);
             return Turn::Idle;
         }
-        let Some(room) = self.shard.permits.try_take() else {
+        // Whoever never answered 2xx, or fails, counts among the retries with all it has: however many there are, they
+        // leave a quarter to healthy endpoints.
+        let probation = self.on_probation(endpoint);
+        let permits = &self.shard.permits;
+        let for_fresh = || permits.try_take().filter(|_| !probation);
+        let Some(room) = permits.try_take_for_retry().or_else(for_fresh) else {
             return Turn::NoRoom;
         };
-        // Room for any delivery is taken first; a retry needs room among the retries beside.
-        let retry_room = self.shard.permits.try_take_retry();
-        if retry_room.is_none() && self.on_probation(endpoint) {
-            return Turn::NoRoom;
-        }
-        let may_retry = retry_room.is_some();
-        // Whoever never answered 2xx, or fails, counts among the retries: however many there are, they leave a quarter
-        // to healthy endpoints.
-        let probation = self.on_probation(endpoint);
-        let allowed = |class| (class == Class::Fresh && !probation) || may_retry;
+        let allowed = |class| class == Class::Fresh || room.is_for_retry();
         let Some(job) = self.ledger.start(endpoint, now, allowed) else {
-            return if may_retry { Turn::Idle } else { Turn::NoRoom };
+            return Turn::NoRoom;
         };
         if let Some(at) = pace.take(Count::Plan) {
             // It was let go just now, and nobody else takes from it in between; its gate would hold it anyway.
             debug_assert!(false, "a permit vanished until {at:?}");
         }
-        let room = match retry_room {
-            Some(retry) if probation || job.class == Class::Retry => room.for_retry(retry),
-            _ => room,
+        let room = if probation || job.class == Class::Retry {
+            room
+        } else {
+            room.for_fresh()
         };
         let room = room.begin();
         self.exchanges += 1;
