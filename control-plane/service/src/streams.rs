@@ -17,12 +17,11 @@ use qrelay_proto::v1::{Event, StreamEventsRequest, StreamEventsResponse};
 use qrelay_store::{
     StoreError,
     clock::SharedClock,
-    event::EventType,
     id::{ConfigSeq, EventAddress, PartitionId, Seq, WriterId},
     limits,
     model::{ResourceId, Tenant},
     reader::{Item, PartitionReader},
-    record::{Record, decode_batch},
+    record::decode_batch,
     store::{Batch, ConfigRow, SharedStore},
 };
 use serde::{Deserialize, Serialize};
@@ -235,7 +234,7 @@ impl Follower {
 
     async fn events_of_batch(&self, batch: &Batch) -> Result<Vec<(Event, Resume)>, StoreError> {
         let mut events = Vec::new();
-        if !self.filter.pattern.matches(EventType::ScanCreated) {
+        if !self.filter.wants_recorded(true) {
             return Ok(events);
         }
         let records = decode_batch(&batch.body).unwrap_or_else(|error| {
@@ -244,18 +243,18 @@ impl Follower {
             Vec::new()
         });
         for (index, record) in (0_u16..).zip(&records) {
-            let Ok(Record::Scan(scan)) = record else { continue };
+            let Ok(record) = record else { continue };
+            let wanted = record.head().is_some_and(|head| self.filter.takes(&head));
             let address = EventAddress {
                 partition: batch.partition,
                 writer: batch.writer,
                 seq: batch.seq,
                 index,
             };
-            let wanted = scan.tenant == self.filter.tenant
-                && self.filter.code.is_none_or(|code| code == scan.code)
-                && self.filter.covers(scan.at);
-            if wanted && !self.sent_before(address) {
-                let event = self.renderer.scan(address, scan).await?;
+            if wanted
+                && !self.sent_before(address)
+                && let Some(event) = self.renderer.record(address, record).await?
+            {
                 events.push((to_proto(&event), self.resume(address)));
             }
         }

@@ -12,7 +12,7 @@ use qrelay_store::{
     id::{CodeId, ConfigSeq, EventAddress, PartitionId},
     limits::{BATCH_CACHE_BYTES, CODE_CACHE_BYTES},
     model::{Code, ResourceId},
-    record::{self, Record, ScanRecord},
+    record,
     store::{Batch, SharedStore, StoreError},
 };
 
@@ -86,14 +86,15 @@ impl Bodies {
             .batch(event)
             .await?
             .ok_or(NoBody::Never("the event is no longer in the log"))?;
-        let record = record::record_at(&body, event.index);
-        let scan: ScanRecord<'_> = match record {
-            Ok(Some(Record::Scan(scan))) => scan,
-            Ok(Some(Record::Redacted)) => return Err(NoBody::Never("the event was erased")),
-            Ok(None) | Err(_) => return Err(NoBody::Never("the event's record cannot be read")),
+        let Ok(Some(record)) = record::record_at(&body, event.index) else {
+            return Err(NoBody::Never("the event's record cannot be read"));
         };
-        let code = self.code(scan.code, scan.code_version).await?;
-        let event = Event::scan(&self.store.install().ids, event, &scan, &code);
+        let erased = NoBody::Never("the event was erased");
+        let Some(head) = record.head() else {
+            return Err(erased);
+        };
+        let code = self.code(head.code, head.code_version).await?;
+        let event = Event::recorded(&self.store.install().ids, event, &record, &code).ok_or(erased)?;
         Ok(Bytes::from(event.to_bytes()))
     }
 
@@ -112,10 +113,8 @@ impl Bodies {
             };
         }
         let body = self.batch(event).await.ok()??;
-        match record::record_at(&body, event.index).ok()?? {
-            Record::Scan(scan) => Some(scan.code),
-            _ => None,
-        }
+        let record = record::record_at(&body, event.index).ok()??;
+        record.head().map(|head| head.code)
     }
 
     async fn config_body(&self, event: EventAddress) -> Result<Bytes, NoBody> {

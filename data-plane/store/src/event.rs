@@ -12,7 +12,7 @@ use crate::{
     clock::Timestamp,
     id::{EventAddress, EventId, IdCipher},
     model::{Code, CodeStatus},
-    record::{Classification, ScanRecord},
+    record::{Classification, ConversionRecord, ConvertedScan, Record, ScanRecord},
 };
 
 macro_rules! event_types {
@@ -46,6 +46,15 @@ event_types! {
     CodeUpdated = "code.updated",
     /// A code was deleted.
     CodeDeleted = "code.deleted",
+    /// What a scan led to was reported.
+    Conversion = "qr.conversion",
+}
+
+impl EventType {
+    /// Whether its events are records of the log; the others' are changes of the configuration.
+    pub const fn is_recorded(self) -> bool {
+        matches!(self, Self::ScanCreated | Self::Conversion)
+    }
 }
 
 impl fmt::Display for EventType {
@@ -109,6 +118,15 @@ impl Event {
         serde_json::to_vec(self).expect("invariant: an event has only texts, numbers and maps with text keys")
     }
 
+    /// A record's event; none of an erased one. `code` MUST be the version that the record names.
+    pub fn recorded(ids: &IdCipher, address: EventAddress, record: &Record<'_>, code: &Code) -> Option<Self> {
+        match record {
+            Record::Scan(scan) => Some(Self::scan(ids, address, scan, code)),
+            Record::Conversion(conversion) => Some(Self::conversion(ids, address, conversion, code)),
+            Record::Redacted => None,
+        }
+    }
+
     /// A scan's event. `code` MUST be the version that the record names.
     pub fn scan(ids: &IdCipher, address: EventAddress, scan: &ScanRecord<'_>, code: &Code) -> Self {
         let data = json!({
@@ -139,6 +157,38 @@ impl Event {
             kind: EventType::ScanCreated,
             id: ids.event_id(address),
             created_at: scan.at,
+            data: object(data),
+        }
+    }
+
+    /// A conversion's event. `code` MUST be the version that the record names.
+    pub fn conversion(
+        ids: &IdCipher,
+        address: EventAddress,
+        conversion: &ConversionRecord<'_>,
+        code: &Code,
+    ) -> Self {
+        let properties = serde_json::from_str::<Map<String, Value>>(&conversion.properties);
+        let data = json!({
+            "external_id": conversion.external_id,
+            "value": conversion.value,
+            "currency": conversion.currency,
+            "properties": properties.unwrap_or_default(),
+            "short_id": code.link.short_id,
+            "code_id": code.id,
+            "name": known(&code.name),
+            "tenant_id": code.tenant,
+            "destination_url": code.destination_url,
+            "tags": code.tags,
+            "campaign_id": known(&code.campaign_id),
+            "code_external_id": known(&code.external_id),
+            "metadata": code.metadata,
+            "scan": conversion.scan.as_ref().map(|scan| converted(ids, scan)),
+        });
+        Self {
+            kind: EventType::Conversion,
+            id: ids.event_id(address),
+            created_at: conversion.at,
             data: object(data),
         }
     }
@@ -177,49 +227,111 @@ impl Event {
 
     /// A synthetic scan of nobody's code: what an endpoint test sends.
     pub fn sample(ids: &IdCipher, address: EventAddress, at: Timestamp, tenant: crate::id::TenantId) -> Self {
-        let scan = ScanRecord {
-            tenant,
-            code: crate::id::CodeId::from_bytes([0; 10]),
-            code_version: 1,
-            at,
-            classification: Classification::Human,
-            classification_reason: "test".into(),
-            device_type: Some("mobile".into()),
-            device_family: Some("iPhone".into()),
-            os_family: Some("iOS".into()),
-            browser_family: Some("Mobile Safari".into()),
-            country: Some("CA".into()),
-            region: Some("Quebec".into()),
-            city: Some("Montreal".into()),
-            referer: None,
-            user_agent: Some("Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X)".into()),
-            host: None,
-            query: None,
-            accept_language: None,
-            network: None,
-        };
-        let code = Code {
-            id: scan.code,
-            tenant,
-            link: crate::model::ShortLink {
-                host: crate::model::Host::default(),
-                short_id: "test".into(),
-            },
-            name: "Test event".into(),
-            destination_url: "https://example.com/".into(),
-            status: CodeStatus::Active,
-            tags: vec!["test".into()],
-            campaign_id: String::new(),
-            owner_id: String::new(),
-            external_id: String::new(),
-            metadata: Map::new(),
-            recipient: Map::new(),
-            created_at: at,
-            updated_at: at,
-            version: 1,
-        };
-        Self::scan(ids, address, &scan, &code)
+        Self::sample_of(EventType::ScanCreated, ids, address, at, tenant).0
     }
+
+    /// A synthetic event of a type, and nobody's code that it is about, if it is about one.
+    pub fn sample_of(
+        kind: EventType,
+        ids: &IdCipher,
+        address: EventAddress,
+        at: Timestamp,
+        tenant: crate::id::TenantId,
+    ) -> (Self, Option<Code>) {
+        let code = sample_code(tenant, at);
+        let event = match kind {
+            EventType::ScanCreated => Self::scan(ids, address, &sample_scan(tenant, at), &code),
+            EventType::CodeCreated | EventType::CodeUpdated | EventType::CodeDeleted => {
+                Self::code_changed(ids, address, kind, at, &code)
+            }
+            EventType::Conversion => {
+                Self::conversion(ids, address, &sample_conversion(tenant, at, address), &code)
+            }
+        };
+        (event, Some(code))
+    }
+}
+
+fn sample_scan(tenant: crate::id::TenantId, at: Timestamp) -> ScanRecord<'static> {
+    ScanRecord {
+        tenant,
+        code: crate::id::CodeId::from_bytes([0; 10]),
+        code_version: 1,
+        at,
+        classification: Classification::Human,
+        classification_reason: "test".into(),
+        device_type: Some("mobile".into()),
+        device_family: Some("iPhone".into()),
+        os_family: Some("iOS".into()),
+        browser_family: Some("Mobile Safari".into()),
+        country: Some("CA".into()),
+        region: Some("Quebec".into()),
+        city: Some("Montreal".into()),
+        referer: None,
+        user_agent: Some("Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X)".into()),
+        host: None,
+        query: None,
+        accept_language: None,
+        network: None,
+    }
+}
+
+fn sample_conversion(
+    tenant: crate::id::TenantId,
+    at: Timestamp,
+    scan: EventAddress,
+) -> ConversionRecord<'static> {
+    let record = sample_scan(tenant, at);
+    ConversionRecord {
+        tenant,
+        code: record.code,
+        code_version: record.code_version,
+        at,
+        external_id: "order_1042".into(),
+        value: Some("49.90".into()),
+        currency: Some("EUR".into()),
+        properties: r#"{"items":2}"#.into(),
+        scan: Some(ConvertedScan::of(scan, record)),
+    }
+}
+
+fn sample_code(tenant: crate::id::TenantId, at: Timestamp) -> Code {
+    Code {
+        id: crate::id::CodeId::from_bytes([0; 10]),
+        tenant,
+        link: crate::model::ShortLink {
+            host: crate::model::Host::default(),
+            short_id: "test".into(),
+        },
+        name: "Test event".into(),
+        destination_url: "https://example.com/".into(),
+        status: CodeStatus::Active,
+        tags: vec!["test".into()],
+        campaign_id: String::new(),
+        owner_id: String::new(),
+        external_id: String::new(),
+        metadata: Map::new(),
+        recipient: Map::new(),
+        created_at: at,
+        updated_at: at,
+        version: 1,
+    }
+}
+
+/// The scan that a conversion names.
+fn converted(ids: &IdCipher, scan: &ConvertedScan<'_>) -> Value {
+    json!({
+        "event_id": ids.event_id(scan.address),
+        "scanned_at": scan.at.to_string(),
+        "country": scan.country,
+        "region": scan.region,
+        "city": scan.city,
+        "device_type": scan.device_type,
+        "os_family": scan.os_family,
+        "browser_family": scan.browser_family,
+        "is_bot": scan.classification.is_bot(),
+        "classification": scan.classification,
+    })
 }
 
 /// An unknown value in a payload is null, and an empty text is an unknown value.
@@ -238,6 +350,44 @@ fn object(value: Value) -> Map<String, Value> {
 mod tests {
     use super::*;
     use crate::id::TenantId;
+
+    #[test]
+    fn a_conversions_body_names_its_code_and_scan() {
+        let ids = IdCipher::new(&[7; 16]);
+        let (at, tenant) = (
+            Timestamp::from_millis(1_772_548_338_492),
+            TenantId::from_bytes([1; 10]),
+        );
+        let address = EventAddress::config(crate::id::ConfigSeq::new(1), 0);
+        let scan = EventAddress { index: 3, ..address };
+        let mut conversion = sample_conversion(tenant, at, scan);
+        let sample = sample_code(tenant, at);
+        let body = |conversion: &ConversionRecord<'_>| {
+            let event = Event::conversion(&ids, address, conversion, &sample);
+            String::from_utf8(event.to_bytes()).unwrap()
+        };
+        let text = body(&conversion);
+        let data = r#""created_at":"2026-03-03T14:32:18.492Z","data":{"external_id":"order_1042","value":"49.90","currency":"EUR","properties":{"items":2},"short_id":"test","code_id":"code_"#;
+        assert!(
+            text.starts_with(r#"{"type":"qr.conversion","id":"evt_"#) && text.contains(data),
+            "{text}"
+        );
+        let named = format!(
+            r#""scan":{{"event_id":"{}","scanned_at":"2026-03-03T14:32:18.492Z","country":"CA""#,
+            ids.event_id(scan)
+        );
+        assert!(
+            text.contains(&named) && text.contains(r#""is_bot":false,"classification":"human"}}}"#),
+            "{text}"
+        );
+
+        (conversion.scan, conversion.value, conversion.currency) = (None, None, None);
+        let text = body(&conversion);
+        assert!(
+            text.contains(r#""value":null,"currency":null"#) && text.ends_with(r#""scan":null}}"#),
+            "{text}"
+        );
+    }
 
     #[test]
     fn a_body_has_the_contracts_fields_in_order_and_the_same_bytes_each_time() {

@@ -1,10 +1,11 @@
-//! How scans are stored in the log: the codec of records and batches.
+//! How scans and conversions are stored in the log: the codec of records and batches.
 //!
 //! A batch's body is `crc32 (4 bytes, little endian, of all that follows)` and then, per record,
 //! `length (4 bytes, little endian) | version (1 byte) | postcard`. A record's place in this sequence is its
 //! index, which is part of its event's id and so never changes: erasure replaces a record by
 //! [`Record::Redacted`] in its place. Postcard does not describe itself: a changed [`ScanRecord`] needs a new
-//! version byte, and old versions stay readable for as long as retention.
+//! version byte, and old versions stay readable for as long as retention. A kind of record that a release does not
+//! know has a version byte that it does not know either.
 
 use std::borrow::Cow;
 
@@ -12,11 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Timestamp,
-    id::{CodeId, TenantId},
+    event::EventType,
+    id::{CodeId, EventAddress, TenantId},
 };
 
-/// The version byte that is written.
+/// The version byte of scans and erased records.
 const VERSION: u8 = 1;
+/// The version byte of conversions, which came later.
+const VERSION_CONVERSION: u8 = 2;
 const CRC_BYTES: usize = 4;
 const LENGTH_BYTES: usize = 4;
 
@@ -32,6 +36,63 @@ pub enum Record<'a> {
     Scan(ScanRecord<'a>),
     /// An erased record, which keeps its index.
     Redacted,
+    /// What a scan led to, as its tenant reported it.
+    #[serde(borrow)]
+    Conversion(ConversionRecord<'a>),
+}
+
+/// What records of all kinds have that make an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// Which event.
+    pub event: EventType,
+    /// Whose.
+    pub tenant: TenantId,
+    /// About which code.
+    pub code: CodeId,
+    /// The version of the code that the event shows.
+    pub code_version: u64,
+    /// When it was recorded.
+    pub at: Timestamp,
+}
+
+impl Record<'_> {
+    /// What it is about; none for an erased one.
+    pub fn head(&self) -> Option<Head> {
+        Some(match self {
+            Self::Scan(scan) => Head {
+                event: EventType::ScanCreated,
+                tenant: scan.tenant,
+                code: scan.code,
+                code_version: scan.code_version,
+                at: scan.at,
+            },
+            Self::Conversion(conversion) => Head {
+                event: EventType::Conversion,
+                tenant: conversion.tenant,
+                code: conversion.code,
+                code_version: conversion.code_version,
+                at: conversion.at,
+            },
+            Self::Redacted => return None,
+        })
+    }
+
+    /// The same with texts of its own.
+    pub fn into_owned(self) -> Record<'static> {
+        match self {
+            Self::Scan(scan) => Record::Scan(scan.into_owned()),
+            Self::Conversion(conversion) => Record::Conversion(conversion.into_owned()),
+            Self::Redacted => Record::Redacted,
+        }
+    }
+
+    const fn version(&self) -> u8 {
+        match self {
+            Self::Scan(_) | Self::Redacted => VERSION,
+            Self::Conversion(_) => VERSION_CONVERSION,
+        }
+    }
 }
 
 /// A scan, as far as privacy lets it be kept. Texts are cut by the edge (see [`crate::limits`]).
@@ -77,10 +138,103 @@ pub struct ScanRecord<'a> {
     pub network: Option<Cow<'a, str>>,
 }
 
+/// A conversion. Its texts are bounded by the control plane.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ConversionRecord<'a> {
+    /// Whose code led to it.
+    pub tenant: TenantId,
+    /// The code.
+    pub code: CodeId,
+    /// The version that the scan led to; the latest one, if no scan is known.
+    pub code_version: u64,
+    /// When it was reported.
+    pub at: Timestamp,
+    /// The tenant's own id of it.
+    pub external_id: Cow<'a, str>,
+    /// A decimal number, as reported.
+    pub value: Option<Cow<'a, str>>,
+    /// ISO 4217, upper case.
+    pub currency: Option<Cow<'a, str>>,
+    /// A JSON object, as text.
+    pub properties: Cow<'a, str>,
+    /// The scan that led to it, if it is known.
+    pub scan: Option<ConvertedScan<'a>>,
+}
+
+/// What a conversion says of its scan: which one, and what analysis asks for. The scan itself may be gone sooner.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ConvertedScan<'a> {
+    /// Where the scan's event stands.
+    pub address: EventAddress,
+    /// When the scan came in.
+    pub at: Timestamp,
+    /// What asked.
+    pub classification: Classification,
+    /// As in [`ScanRecord`].
+    pub device_type: Option<Cow<'a, str>>,
+    /// As in [`ScanRecord`].
+    pub os_family: Option<Cow<'a, str>>,
+    /// As in [`ScanRecord`].
+    pub browser_family: Option<Cow<'a, str>>,
+    /// As in [`ScanRecord`].
+    pub country: Option<Cow<'a, str>>,
+    /// As in [`ScanRecord`].
+    pub region: Option<Cow<'a, str>>,
+    /// As in [`ScanRecord`].
+    pub city: Option<Cow<'a, str>>,
+}
+
+impl<'a> ConvertedScan<'a> {
+    /// Of a scan whose event stands at `address`.
+    pub fn of(address: EventAddress, scan: ScanRecord<'a>) -> Self {
+        Self {
+            address,
+            at: scan.at,
+            classification: scan.classification,
+            device_type: scan.device_type,
+            os_family: scan.os_family,
+            browser_family: scan.browser_family,
+            country: scan.country,
+            region: scan.region,
+            city: scan.city,
+        }
+    }
+}
+
+impl ConversionRecord<'_> {
+    /// The same with texts of its own.
+    pub fn into_owned(self) -> ConversionRecord<'static> {
+        ConversionRecord {
+            tenant: self.tenant,
+            code: self.code,
+            code_version: self.code_version,
+            at: self.at,
+            external_id: Cow::Owned(self.external_id.into_owned()),
+            value: own(self.value),
+            currency: own(self.currency),
+            properties: Cow::Owned(self.properties.into_owned()),
+            scan: self.scan.map(|scan| ConvertedScan {
+                address: scan.address,
+                at: scan.at,
+                classification: scan.classification,
+                device_type: own(scan.device_type),
+                os_family: own(scan.os_family),
+                browser_family: own(scan.browser_family),
+                country: own(scan.country),
+                region: own(scan.region),
+                city: own(scan.city),
+            }),
+        }
+    }
+}
+
+fn own(text: Option<Cow<'_, str>>) -> Option<Cow<'static, str>> {
+    text.map(|text| Cow::Owned(text.into_owned()))
+}
+
 impl ScanRecord<'_> {
     /// The same with texts of its own.
     pub fn into_owned(self) -> ScanRecord<'static> {
-        let own = |text: Option<Cow<'_, str>>| text.map(|text| Cow::Owned(text.into_owned()));
         ScanRecord {
             tenant: self.tenant,
             code: self.code,
@@ -218,7 +372,7 @@ impl BatchBuilder {
     pub fn push(&mut self, record: &Record<'_>) -> Result<u16, RecordTooLarge> {
         let start = self.body.len();
         self.body.extend_from_slice(&[0; LENGTH_BYTES]);
-        self.body.push(VERSION);
+        self.body.push(record.version());
         // Writing into a vector fails only for values that serde refuses, and a record has none.
         let mut body = postcard::to_extend(record, std::mem::take(&mut self.body))
             .expect("invariant: a record has no value that postcard refuses");
@@ -293,10 +447,12 @@ pub fn record_at(body: &[u8], index: u16) -> Result<Option<Record<'_>>, DecodeEr
 
 fn decode_record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     match bytes.split_first() {
-        Some((&VERSION, record)) => match postcard::take_from_bytes(record) {
-            Ok((record, [])) => Ok(record),
-            _ => Err(DecodeError::Malformed),
-        },
+        Some((&version @ (VERSION | VERSION_CONVERSION), record)) => {
+            match postcard::take_from_bytes::<Record<'_>>(record) {
+                Ok((record, [])) if record.version() == version => Ok(record),
+                _ => Err(DecodeError::Malformed),
+            }
+        }
         Some((&version, _)) => Err(DecodeError::Version(version)),
         None => Err(DecodeError::Malformed),
     }
@@ -310,6 +466,7 @@ mod testing {
     use proptest::{option, prelude::*, sample::select};
 
     use super::*;
+    use crate::id::{PartitionId, Seq, WriterId};
 
     fn text() -> impl Strategy<Value = Cow<'static, str>> {
         "\\PC{0,40}".prop_map(Cow::Owned)
@@ -351,7 +508,52 @@ mod testing {
                 })
             },
         );
-        prop_oneof![9 => scan, 1 => Just(Record::Redacted)]
+        prop_oneof![9 => scan, 3 => conversion(), 1 => Just(Record::Redacted)]
+    }
+
+    fn conversion() -> impl Strategy<Value = Record<'static>> {
+        let who = (any::<[u8; 10]>(), any::<u64>(), 0_i64..253_402_207_199_999);
+        let what = (text(), option::of(text()), option::of(text()));
+        let address = (any::<u16>(), any::<u64>(), any::<u64>(), any::<u16>());
+        let scan = (
+            address,
+            select(Classification::ALL.to_vec()),
+            proptest::collection::vec(option::of(text()), 6),
+        );
+        (who, what, option::of(scan)).prop_map(
+            |((id, code_version, at), (external_id, value, currency), scan)| {
+                let at = Timestamp::from_millis(at);
+                Record::Conversion(ConversionRecord {
+                    tenant: TenantId::from_bytes(id),
+                    code: CodeId::from_bytes(id),
+                    code_version,
+                    at,
+                    external_id,
+                    value,
+                    currency,
+                    properties: "{}".into(),
+                    scan: scan.map(|((partition, writer, seq, index), classification, mut texts)| {
+                        let mut next = || texts.pop().flatten();
+                        ConvertedScan {
+                            address: EventAddress {
+                                partition: PartitionId::new(partition),
+                                writer: WriterId::from_u64(writer),
+                                seq: Seq::new(seq),
+                                index,
+                            },
+                            at,
+                            classification,
+                            device_type: next(),
+                            os_family: next(),
+                            browser_family: next(),
+                            country: next(),
+                            region: next(),
+                            city: next(),
+                        }
+                    }),
+                })
+            },
+        )
     }
 }
 
@@ -399,6 +601,14 @@ mod tests {
             body[at] ^= 1 << bit;
             prop_assert_eq!(decode_batch(&body), Err(DecodeError::Checksum));
         }
+    }
+
+    #[test]
+    fn a_scan_is_written_as_before_there_were_conversions() {
+        // Written by the first release: `version 1 | variant 1`.
+        let mut builder = BatchBuilder::default();
+        builder.push(&Record::Redacted).unwrap();
+        assert_eq!(builder.finish()[CRC_BYTES + LENGTH_BYTES..], [1, 1]);
     }
 
     #[test]

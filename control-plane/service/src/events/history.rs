@@ -12,11 +12,10 @@ use qrelay_proto::v1 as pb;
 use qrelay_store::{
     StoreError,
     clock::Timestamp,
-    event::EventType,
     id::{ConfigSeq, EventAddress, PartitionId, Seq, WriterId},
     limits,
     model::{ResourceId, Tenant},
-    record::{Record, ScanRecord, decode_batch},
+    record::{Record, decode_batch},
     store::{Batch, ConfigChange, SharedStore},
 };
 use serde::{Deserialize, Serialize};
@@ -52,7 +51,7 @@ pub(super) struct Position {
 
 /// What waits to be given out.
 enum Found {
-    Scan(Box<ScanRecord<'static>>),
+    Record(Box<Record<'static>>),
     Change(ConfigChange),
 }
 
@@ -149,7 +148,7 @@ impl<'a> History<'a> {
         };
         let unread = Some(Timestamp::from_millis(i64::MAX));
         let mut sources = Vec::new();
-        if filter.pattern.matches(EventType::ScanCreated) {
+        if filter.wants_recorded(true) {
             sources.extend(tenant.partitions.iter().map(|partition| {
                 let begin = begin_of(*partition);
                 Source {
@@ -162,10 +161,7 @@ impl<'a> History<'a> {
                 }
             }));
         }
-        if EventType::ALL
-            .iter()
-            .any(|kind| *kind != EventType::ScanCreated && filter.pattern.matches(*kind))
-        {
+        if filter.wants_recorded(false) {
             let begin = position.as_ref().and_then(|position| position.config);
             sources.push(Source {
                 kind: SourceKind::Config {
@@ -194,7 +190,7 @@ impl<'a> History<'a> {
         while events.len() < size && bytes < limits::API_PAGE_BYTES_MAX {
             match self.next().await.map_err(refusal::store)? {
                 Next::Candidate(candidate) => {
-                    if matches!(candidate.found, Found::Scan(_)) {
+                    if matches!(candidate.found, Found::Record(_)) {
                         self.given = Some((candidate.at, candidate.address));
                     }
                     if let Some(event) = self.event(candidate).await.map_err(refusal::store)? {
@@ -212,7 +208,7 @@ impl<'a> History<'a> {
 
     async fn event(&self, candidate: Candidate) -> Result<Option<pb::Event>, StoreError> {
         let event = match candidate.found {
-            Found::Scan(scan) => Some(self.renderer.scan(candidate.address, &scan).await?),
+            Found::Record(record) => self.renderer.record(candidate.address, &record).await?,
             Found::Change(change) => self.renderer.change(candidate.address, &change).await?,
         };
         Ok(event.map(|event| to_proto(&event)))
@@ -291,19 +287,18 @@ impl<'a> History<'a> {
             Vec::new()
         });
         for (index, record) in (0_u16..).zip(records) {
-            let Ok(Record::Scan(scan)) = record else { continue };
+            let Ok(record) = record else { continue };
+            let Some(head) = record.head() else { continue };
             let address = EventAddress {
                 partition: batch.partition,
                 writer: batch.writer,
                 seq: batch.seq,
                 index,
             };
-            let at = scan.at;
+            let at = head.at;
             let new = self.given.is_none_or(|given| (at, address) < given);
-            let ours =
-                scan.tenant == self.filter.tenant && self.filter.code.is_none_or(|code| code == scan.code);
-            if new && ours && self.filter.covers(at) {
-                let found = Found::Scan(Box::new(scan.into_owned()));
+            if new && self.filter.takes(&head) {
+                let found = Found::Record(Box::new(record.into_owned()));
                 self.candidates.push(Candidate {
                     at,
                     address,

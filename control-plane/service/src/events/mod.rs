@@ -11,8 +11,10 @@ use std::sync::Arc;
 use qrelay_proto::v1::{self as pb, GetEventRequest, ListEventsRequest, ListEventsResponse};
 use qrelay_store::{
     clock::Timestamp,
+    event::EventType,
     id::{CodeId, EventId, TenantId},
     model::{EventPattern, UnknownEvent},
+    record::Head,
 };
 use tonic::Status;
 
@@ -36,6 +38,20 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
+    /// Whether it wants any events that are recorded, or any that are changes of the configuration.
+    pub(crate) fn wants_recorded(&self, recorded: bool) -> bool {
+        let mut kinds = EventType::ALL.iter();
+        kinds.any(|kind| kind.is_recorded() == recorded && self.pattern.matches(*kind))
+    }
+
+    /// Whether it wants the event of a record with this head.
+    pub(crate) fn takes(&self, head: &Head) -> bool {
+        head.tenant == self.tenant
+            && self.pattern.matches(head.event)
+            && self.code.is_none_or(|code| code == head.code)
+            && self.covers(head.at)
+    }
+
     pub(crate) fn covers(&self, at: Timestamp) -> bool {
         self.start.is_none_or(|start| at >= start) && self.end.is_none_or(|end| at < end)
     }

@@ -10,7 +10,7 @@ use qrelay_store::{
     event::Event,
     id::{CodeId, ConfigSeq, EventAddress, PartitionId, TenantId},
     model::{Code, ResourceId},
-    record::{Record, ScanRecord, decode_batch},
+    record::{Record, decode_batch},
     store::{ConfigChange, Result, SharedStore},
 };
 
@@ -42,10 +42,13 @@ impl Renderer {
         Ok(code)
     }
 
-    /// A scan's event.
-    pub(crate) async fn scan(&self, address: EventAddress, scan: &ScanRecord<'_>) -> Result<Event> {
-        let code = self.version(scan.code, scan.code_version).await?;
-        Ok(Event::scan(&self.store.install().ids, address, scan, &code))
+    /// A record's event, if it makes one.
+    pub(crate) async fn record(&self, address: EventAddress, record: &Record<'_>) -> Result<Option<Event>> {
+        let Some(head) = record.head() else {
+            return Ok(None);
+        };
+        let code = self.version(head.code, head.code_version).await?;
+        Ok(Event::recorded(&self.store.install().ids, address, record, &code))
     }
 
     /// A change's event, if it makes one.
@@ -96,7 +99,9 @@ impl Renderer {
         };
         let records = decode_batch(&batch.body).map_err(|error| StoreError::Corrupt(error.to_string()))?;
         match records.get(usize::from(address.index)) {
-            Some(Ok(Record::Scan(scan))) if scan.tenant == tenant => self.scan(address, scan).await.map(Some),
+            Some(Ok(record)) if record.head().is_some_and(|head| head.tenant == tenant) => {
+                self.record(address, record).await
+            }
             _ => Ok(None),
         }
     }

@@ -269,18 +269,23 @@ pub(super) fn see(batch: &Batch, counts_for: PartitionId) -> SeenBatch {
     };
     for (index, record) in (0_u16..).zip(records) {
         match record {
-            Ok(Record::Scan(scan)) => {
+            Ok(record) => {
+                let Some(head) = record.head() else { continue };
                 if batch.partition == counts_for {
-                    seen.usage.count_scan(scan.tenant, scan.at, scan.classification);
+                    match &record {
+                        Record::Scan(scan) => {
+                            seen.usage.count_scan(scan.tenant, scan.at, scan.classification)
+                        }
+                        _ => seen.usage.count_event(head.tenant, head.at),
+                    }
                 }
                 seen.events.push(Seen {
                     index,
-                    tenant: scan.tenant,
-                    event_type: qrelay_store::event::EventType::ScanCreated,
-                    recorded_at: scan.at,
+                    tenant: head.tenant,
+                    event_type: head.event,
+                    recorded_at: head.at,
                 });
             }
-            Ok(Record::Redacted) => {}
             Err(error) => {
                 tracing::error!(partition = %batch.partition, writer = %batch.writer, seq = %batch.seq, index, %error, "a record cannot be read; it is given up");
                 metrics::unreadable("record");
