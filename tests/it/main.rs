@@ -18,6 +18,7 @@ mod clients;
 mod contract;
 mod crash_ledger;
 mod durability;
+mod filters;
 mod fuzz_seeds;
 mod hostile;
 mod process;

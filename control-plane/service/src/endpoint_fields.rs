@@ -10,7 +10,7 @@ use qrelay_store::{
 };
 
 use crate::{
-    endpoint_signature, failure_field,
+    endpoint_filter, endpoint_signature, failure_field,
     field::{self, Settable},
     rate_limit_field,
     refusal::Violations,
@@ -31,6 +31,7 @@ pub(crate) const SETTABLE: Settable = Settable {
         &rate_limit_field::PATHS,
         &failure_field::PATHS,
         &endpoint_signature::PATHS,
+        &endpoint_filter::PATHS,
     ],
 };
 
@@ -71,6 +72,7 @@ pub(crate) fn is_populated(given: &v1::Endpoint, path: &str) -> bool {
         "rate_limit" => given.rate_limit.is_some(),
         "failure" => given.failure.is_some(),
         "signature" => given.signature.is_some(),
+        "filter" => given.filter.is_some(),
         _ => false,
     }
 }
@@ -101,6 +103,9 @@ pub(crate) fn set(endpoint: &mut Endpoint, path: &str, given: &v1::Endpoint, vio
         "max_concurrency" => endpoint.max_concurrency = concurrency(given.max_concurrency, violations),
         path if failure_field::PATHS.contains(&path) => {
             failure_field::set(&mut endpoint.failure, path, given.failure.as_ref(), violations);
+        }
+        path if endpoint_filter::PATHS.contains(&path) => {
+            endpoint_filter::set(&mut endpoint.filter, path, given.filter.as_ref(), violations);
         }
         path if endpoint_signature::PATHS.contains(&path) => {
             endpoint_signature::set(
@@ -213,6 +218,7 @@ pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth) -> v1::Endpoint
         failure: Some(failure_field::show(&endpoint.failure)),
         signature: Some(endpoint_signature::show(&endpoint.signature)),
         public_key: endpoint.public_key.clone(),
+        filter: endpoint_filter::show(&endpoint.filter),
     }
 }
 

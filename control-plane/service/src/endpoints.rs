@@ -12,8 +12,8 @@ use qrelay_store::{
     id::{EndpointId, SecretId},
     limits,
     model::{
-        Endpoint, EndpointIntent, FailureRules, Resource, ResourceId, SecretRow, Signature, SignatureScheme,
-        Tenant, partition_of,
+        Endpoint, EndpointIntent, FailureRules, Filter, Resource, ResourceId, SecretRow, Signature,
+        SignatureScheme, Tenant, partition_of,
     },
     seal::Purpose,
     store::{ChangeError, Changed, Page, PageKey, SecretChange},
@@ -385,6 +385,7 @@ fn blank(api: &Api, tenant: &Tenant) -> Endpoint {
         public_key: None,
         rate_limit: None,
         failure: FailureRules::default(),
+        filter: Filter::default(),
     }
 }
 

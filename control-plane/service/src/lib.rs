@@ -21,6 +21,7 @@ mod config;
 mod deliveries;
 mod destination;
 mod endpoint_fields;
+mod endpoint_filter;
 mod endpoint_signature;
 mod endpoint_test;
 mod endpoints;

@@ -4,7 +4,7 @@ use qrelay_store::{
     Timestamp,
     event::EventType,
     id::{EndpointId, PartitionId, TenantId},
-    model::{Endpoint, EndpointIntent, EventPattern, FailureRules, Signature},
+    model::{Endpoint, EndpointIntent, EventPattern, FailureRules, Filter, Signature},
 };
 
 /// The tenant of all fixtures.
@@ -33,5 +33,6 @@ pub(crate) fn endpoint(number: u8) -> Endpoint {
         public_key: None,
         rate_limit: None,
         failure: FailureRules::default(),
+        filter: Filter::default(),
     }
 }

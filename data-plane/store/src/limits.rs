@@ -101,6 +101,8 @@ pub const PAGE_SIZE_MAX: u32 = 500;
 pub const SECRETS_PER_ENDPOINT_MAX: usize = 2;
 /// How long a secret that is rotated out may go on signing.
 pub const ROTATION_OVERLAP_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Codes in an endpoint's filter: each is looked up for every event, and all stand in every answer.
+pub const FILTER_CODES_MAX: usize = 500;
 /// A header's name that a caller chooses: longer ones are refused by some servers.
 pub const HEADER_NAME_BYTES_MAX: usize = 64;
 

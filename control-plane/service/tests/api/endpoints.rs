@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use qrelay_proto::v1;
 use qrelay_store::{
     Timestamp,
     checkpoint::{Backlog, BacklogReason, EndpointHealth, HealthState, RowKey},
@@ -97,6 +98,64 @@ async fn a_rate_limit_is_set_changed_by_its_parts_and_lifted() {
         let shown = set(Value::Null).await.ok();
         assert!(shown.body.get("rate_limit").is_none(), "{shown:?}");
     }
+}
+
+#[tokio::test]
+async fn a_filter_is_set_whole_or_by_its_parts_and_its_entries_are_named() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let codes = [CodeId::from_bytes([1; 10]), CodeId::from_bytes([2; 10])].map(|id| id.to_string());
+    let mut body = endpoint();
+    body["filter"] = json!({"codes": [codes[1], codes[0], codes[1]], "humans_only": true});
+    let made = api.post(&key, "/v1/endpoints", body.clone()).await.ok();
+    let filter = json!({"codes": codes, "classifications": [], "humans_only": true});
+    assert_eq!(made.body["filter"], filter, "repeats count once");
+    for (wrong, field) in [
+        (json!({"codes": ["menu"]}), "filter.codes[0]"),
+        (json!({"codes": vec![&codes[0]; 501]}), "filter.codes"),
+        (
+            json!({"classifications": ["human", "people"]}),
+            "filter.classifications[1]",
+        ),
+    ] {
+        body["filter"] = wrong;
+        let refused = api.post(&key, "/v1/endpoints", body.clone()).await;
+        assert_eq!((refused.status, refused.fields()), (400, vec![field.to_owned()]));
+    }
+
+    let mut client = api.endpoints(&key).await;
+    let mut update = async |filter: Option<v1::Filter>, path: &str| {
+        let request = v1::UpdateEndpointRequest {
+            id: made.text("id"),
+            endpoint: Some(v1::Endpoint {
+                filter,
+                ..Default::default()
+            }),
+            update_mask: Some(prost_types::FieldMask {
+                paths: vec![path.to_owned()],
+            }),
+            ..Default::default()
+        };
+        let changed = client.update_endpoint(request).await;
+        changed.map(|answer| answer.into_inner().filter)
+    };
+    let given = v1::Filter {
+        codes: vec![codes[0].clone()],
+        classifications: vec!["tool".into()],
+        humans_only: false,
+    };
+    let by_code = update(Some(given.clone()), "filter.codes")
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(by_code.codes, [codes[0].clone()]);
+    assert!(by_code.classifications.is_empty() && by_code.humans_only);
+    let all = update(Some(given.clone()), "filter").await.unwrap();
+    assert_eq!(all, Some(given.clone()));
+    let fewer = update(None, "filter.codes").await.unwrap().unwrap();
+    assert!(fewer.codes.is_empty() && fewer.classifications == given.classifications);
+    assert_eq!(update(None, "filter").await.unwrap(), None);
+    assert!(update(None, "filter.nope").await.is_err());
 }
 
 #[tokio::test]

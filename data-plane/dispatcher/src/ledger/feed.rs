@@ -4,7 +4,9 @@
 use qrelay_store::{
     Timestamp,
     event::EventType,
-    id::{EndpointId, EventAddress, Seq, TenantId},
+    id::{CodeId, EndpointId, EventAddress, Seq, TenantId},
+    model::Endpoint,
+    record::Classification,
 };
 use tokio::time::Instant;
 
@@ -22,6 +24,17 @@ pub struct Seen {
     pub event_type: EventType,
     /// When it was recorded.
     pub recorded_at: Timestamp,
+    /// Of which code it is, if of one.
+    pub code: Option<CodeId>,
+    /// What scanned, if it is a scan.
+    pub classification: Option<Classification>,
+}
+
+impl Seen {
+    /// Whether an endpoint subscribes to it and its filter lets it pass.
+    fn is_for(&self, endpoint: &Endpoint) -> bool {
+        endpoint.subscribes(self.event_type) && endpoint.filter.passes(self.code, self.classification)
+    }
 }
 
 /// A batch that was read and decoded.
@@ -72,7 +85,7 @@ impl Ledger {
             for endpoint in endpoints {
                 let wanted = self
                     .subscriber(endpoint)
-                    .is_some_and(|subscriber| subscriber.config.subscribes(event.event_type));
+                    .is_some_and(|subscriber| event.is_for(&subscriber.config));
                 if !wanted {
                     continue;
                 }
@@ -108,7 +121,7 @@ impl Ledger {
             return;
         }
         own.run.read.advance(batch.stream, batch.seq);
-        let for_it = |event: &&Seen| event.tenant == config.tenant && config.subscribes(event.event_type);
+        let for_it = |event: &&Seen| event.tenant == config.tenant && event.is_for(config);
         let wanted: Vec<Seen> = batch.events.iter().filter(for_it).copied().collect();
         for event in wanted {
             self.admit(endpoint, batch.stream.address(batch.seq, event.index), &event, at);

@@ -136,6 +136,8 @@ impl World {
                 tenant: fixture::tenant(),
                 event_type: EventType::ScanCreated,
                 recorded_at: at,
+                code: None,
+                classification: Some(Classification::Human),
             }
         });
         SeenBatch {
@@ -591,6 +593,8 @@ fn batch_for_all(count: u16, seq: u64) -> SeenBatch {
             tenant: TenantId::from_bytes(id),
             event_type: EventType::ScanCreated,
             recorded_at: at,
+            code: None,
+            classification: Some(Classification::Human),
         }
     });
     SeenBatch {

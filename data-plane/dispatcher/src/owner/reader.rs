@@ -238,6 +238,11 @@ pub(super) fn see_config(row: &ConfigRow) -> SeenBatch {
             tenant: change.tenant,
             event_type: change.event?,
             recorded_at: change.at,
+            code: match change.resource {
+                ResourceId::Code(code) => Some(code),
+                _ => None,
+            },
+            classification: None,
         })
     });
     SeenBatch {
@@ -284,6 +289,11 @@ pub(super) fn see(batch: &Batch, counts_for: PartitionId) -> SeenBatch {
                     tenant: head.tenant,
                     event_type: head.event,
                     recorded_at: head.at,
+                    code: Some(head.code),
+                    classification: match &record {
+                        Record::Scan(scan) => Some(scan.classification),
+                        _ => None,
+                    },
                 });
             }
             Err(error) => {

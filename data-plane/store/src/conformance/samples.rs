@@ -11,8 +11,8 @@ use crate::{
         TenantId, WriterId,
     },
     model::{
-        ApiKey, Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, FailureRules, Host,
-        IpPrivacy, KeyRole, Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
+        ApiKey, Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, FailureRules, Filter,
+        Host, IpPrivacy, KeyRole, Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
     },
     store::{
         AttemptRow, Batch, Change, Command, CommandKind, DeliveryStatus, Expected, Fence, Heads, Lease,
@@ -151,6 +151,7 @@ pub fn endpoint(tenant: TenantId) -> Endpoint {
         public_key: None,
         rate_limit: None,
         failure: FailureRules::default(),
+        filter: Filter::default(),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     clock::Timestamp,
     event::EventType,
     id::{EndpointId, PartitionId, SecretId, TenantId},
-    model::Signature,
+    model::{Filter, Signature},
 };
 
 /// A webhook subscription. What its owner finds out (health, backlog) is in the checkpoint, not here.
@@ -54,6 +54,9 @@ pub struct Endpoint {
     /// What failures mean for it.
     #[serde(default)]
     pub failure: FailureRules,
+    /// Which of the events that it subscribes to it wants.
+    #[serde(default)]
+    pub filter: Filter,
 }
 
 /// What failures mean for an endpoint. A rule that a row does not hold is the default's.
@@ -225,6 +228,7 @@ mod tests {
         assert_eq!(row.public_key, None);
         assert_eq!(row.rate_limit, None);
         assert_eq!(row.failure, FailureRules::default());
+        assert_eq!(row.filter, Filter::default());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod code;
 mod endpoint;
+mod filter;
 mod key;
 mod signature;
 mod tenant;
@@ -12,6 +13,7 @@ pub use code::{Code, CodeStatus, Host, ShortLink};
 pub use endpoint::{
     Endpoint, EndpointIntent, EventPattern, FailureRules, RateLimit, SecretRow, UnknownEvent,
 };
+pub use filter::Filter;
 pub use key::{ApiKey, KeyRole};
 pub use signature::{Signature, SignatureScheme, refused_name};
 pub use tenant::{Durability, IpPrivacy, Tenant, TenantStatus, partition_of};

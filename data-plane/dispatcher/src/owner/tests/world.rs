@@ -15,8 +15,8 @@ use qrelay_store::{
     fault::FaultStore,
     id::{CodeId, EndpointId, EventAddress, PartitionId, SecretId, TenantId},
     model::{
-        Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, FailureRules, Host, IpPrivacy,
-        RateLimit, Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
+        Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, FailureRules, Filter, Host,
+        IpPrivacy, RateLimit, Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
     },
     record::{Classification, Record, ScanRecord},
     sqlite::{Options, SqliteStore},
@@ -201,6 +201,7 @@ impl World {
             public_key: None,
             rate_limit: None,
             failure: FailureRules::default(),
+            filter: Filter::default(),
         };
         edit(&mut endpoint);
         let secret = SecretRow {
