@@ -21,6 +21,7 @@ mod durability;
 mod filters;
 mod fuzz_seeds;
 mod hostile;
+mod payloads;
 mod process;
 mod readme;
 mod signatures;

@@ -12,7 +12,7 @@ use qrelay_store::{
 use crate::{
     endpoint_filter, endpoint_signature, failure_field,
     field::{self, Settable},
-    rate_limit_field,
+    payload_fields, rate_limit_field,
     refusal::Violations,
     wire,
 };
@@ -32,6 +32,7 @@ pub(crate) const SETTABLE: Settable = Settable {
         &failure_field::PATHS,
         &endpoint_signature::PATHS,
         &endpoint_filter::PATHS,
+        &payload_fields::PATHS,
     ],
 };
 
@@ -73,11 +74,13 @@ pub(crate) fn is_populated(given: &v1::Endpoint, path: &str) -> bool {
         "failure" => given.failure.is_some(),
         "signature" => given.signature.is_some(),
         "filter" => given.filter.is_some(),
+        "payload" => given.payload.is_some(),
         _ => false,
     }
 }
 
-/// Sets one field from what was given, and notes what is wrong with it. Where a URL leads is judged elsewhere.
+/// Sets one field from what was given, and notes what is wrong with it. Where a URL leads and what templates make are
+/// judged elsewhere.
 pub(crate) fn set(endpoint: &mut Endpoint, path: &str, given: &v1::Endpoint, violations: &mut Violations) {
     match path {
         "url" => endpoint.url.clone_from(&given.url),
@@ -122,6 +125,9 @@ pub(crate) fn set(endpoint: &mut Endpoint, path: &str, given: &v1::Endpoint, vio
                 given.rate_limit.as_ref(),
                 violations,
             );
+        }
+        path if payload_fields::PATHS.contains(&path) => {
+            payload_fields::set(&mut endpoint.payload, path, given.payload.as_ref(), violations);
         }
         _ => {}
     }
@@ -219,6 +225,7 @@ pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth) -> v1::Endpoint
         signature: Some(endpoint_signature::show(&endpoint.signature)),
         public_key: endpoint.public_key.clone(),
         filter: endpoint_filter::show(&endpoint.filter),
+        payload: Some(payload_fields::show(&endpoint.payload)),
     }
 }
 

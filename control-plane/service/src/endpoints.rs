@@ -28,6 +28,7 @@ use crate::{
     endpoint_fields::{IGNORED, SETTABLE, default_schedule_ms, is_populated, set, show},
     endpoint_signature, field,
     page::{self, Bound},
+    payload_fields,
     refusal::{self, Violations},
     signing_secret::{self, SigningSecret},
     wire,
@@ -61,6 +62,8 @@ pub(crate) async fn create(
         &mut violations,
     );
     endpoint.public_key = secret.as_ref().and_then(SigningSecret::public_key);
+    let payload = given.payload.as_ref();
+    payload_fields::judge(api, &mut endpoint, &["payload"], payload, &mut violations).await?;
     check_url(api, &endpoint.url, &mut violations).await?;
     violations.finish()?;
     let canonical = v1::CreateEndpointRequest {
@@ -175,6 +178,8 @@ pub(crate) async fn update(
     paths
         .iter()
         .for_each(|path| set(&mut scratch, path, &given, &mut violations));
+    let payload = given.payload.as_ref();
+    payload_fields::judge(api, &mut scratch, &paths, payload, &mut violations).await?;
     endpoint_signature::check(&scratch.signature, &mut violations);
     let own = given.secret.as_deref().filter(|secret| !secret.is_empty());
     if own.is_some() && scratch.signature.scheme == current.signature.scheme {
@@ -201,6 +206,7 @@ pub(crate) async fn update(
         paths
             .iter()
             .for_each(|path| set(endpoint, path, &given, &mut ignored));
+        payload_fields::settle(&mut endpoint.payload, &paths, payload, &mut ignored);
         if enabling {
             endpoint.enabled_epoch += 1;
         }
@@ -386,6 +392,7 @@ fn blank(api: &Api, tenant: &Tenant) -> Endpoint {
         rate_limit: None,
         failure: FailureRules::default(),
         filter: Filter::default(),
+        payload: qrelay_store::model::Payload::default(),
     }
 }
 

@@ -34,6 +34,7 @@ mod handlers;
 mod limiter;
 mod measures;
 mod page;
+mod payload_fields;
 mod rate_limit_field;
 mod refusal;
 mod router;

@@ -1,4 +1,4 @@
-//! One attempt: body, signature, exchange; and the row that the attempt log keeps of it.
+//! One attempt: event, body, signature, exchange; and the row that the attempt log keeps of it.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -8,9 +8,9 @@ use http::{HeaderMap, HeaderValue, header};
 use qrelay_store::{
     Timestamp,
     clock::SharedClock,
-    event::EventType,
+    event::{Event, EventType},
     id::{CodeId, DeliveryKey, EventAddress, IdCipher},
-    model::Endpoint,
+    model::{Code, Endpoint},
     store::{AttemptRow, DeliveryStatus},
 };
 use serde_json::{Value, json};
@@ -23,6 +23,7 @@ use crate::{
     bodies::{Bodies, NoBody},
     exchange::{Aborted, Exchanger, Outcome, Permit, Phases, Request},
     pace::{Count, Pace},
+    payloads::Payloads,
     permits::Room,
     secrets::Signers,
     signature::Message,
@@ -39,8 +40,10 @@ pub struct Sender {
     pub clock: SharedClock,
     /// Makes ids.
     pub ids: IdCipher,
-    /// Renders.
+    /// Reads events.
     pub bodies: Bodies,
+    /// Renders them.
+    pub payloads: Payloads,
     /// Signs.
     pub signers: Signers,
     /// Sends.
@@ -54,8 +57,8 @@ pub struct Attempt {
     pub endpoint: Arc<Endpoint>,
     /// Which event.
     pub event: EventAddress,
-    /// Its body, if it is not in the log.
-    pub body: Option<Bytes>,
+    /// The event itself and its code, if they are not in the log.
+    pub sample: Option<Arc<(Event, Option<Code>)>>,
     /// What its first byte must pass.
     pub pace: Arc<Pace>,
     /// Its type.
@@ -75,6 +78,15 @@ pub enum Made {
     Never(&'static str),
 }
 
+impl From<NoBody> for Made {
+    fn from(error: NoBody) -> Self {
+        match error {
+            NoBody::Never(reason) => Self::Never(reason),
+            NoBody::Store(source) => Self::NotMade(source.to_string()),
+        }
+    }
+}
+
 /// An attempt that is over.
 #[derive(Clone, Debug)]
 pub struct Over {
@@ -90,19 +102,14 @@ impl Sender {
     /// Makes an attempt. No byte is sent after the instant that `until` holds. `room` is given back at the end.
     pub async fn attempt(&self, attempt: Attempt, until: watch::Receiver<Instant>, room: Room) -> Over {
         let began = self.clock.now();
-        let (event, in_log) = (attempt.event, attempt.body.is_none());
         // A bug that one event brings out must cost this delivery, not the partition again and again.
         let tried = AssertUnwindSafe(self.try_attempt(attempt, began, until)).catch_unwind();
-        let made = match tried.await {
-            Ok(Ok(outcome)) => Made::Exchange(Box::new(outcome)),
-            Ok(Err(made)) => made,
-            Err(_) => Made::Never(PANICKED),
+        let (made, code) = match tried.await {
+            Ok(Ok((outcome, code))) => (Made::Exchange(Box::new(outcome)), code),
+            Ok(Err(made)) => (made, None),
+            Err(_) => (Made::Never(PANICKED), None),
         };
         drop(room);
-        let code = match &made {
-            Made::Exchange(_) if in_log => self.bodies.code_of(event).await,
-            _ => None,
-        };
         Over { began, made, code }
     }
 
@@ -111,23 +118,27 @@ impl Sender {
         attempt: Attempt,
         began: Timestamp,
         until: watch::Receiver<Instant>,
-    ) -> Result<Outcome, Made> {
-        let body = match attempt.body {
-            Some(body) => body,
-            None => self
-                .bodies
-                .body(attempt.event)
-                .await
-                .map_err(|error| match error {
-                    NoBody::Never(reason) => Made::Never(reason),
-                    NoBody::Store(source) => Made::NotMade(source.to_string()),
-                })?,
+    ) -> Result<(Outcome, Option<CodeId>), Made> {
+        let (rendered, code) = match attempt.sample {
+            Some(sample) => {
+                let (event, code) = &*sample;
+                let rendered = self.payloads.render(&attempt.endpoint, event, code.as_ref());
+                (rendered.await?, None)
+            }
+            None => {
+                let (event, code) = self.bodies.event(attempt.event).await?;
+                let rendered = self.payloads.render(&attempt.endpoint, &event, code.as_deref());
+                (rendered.await?, code.map(|code| code.id))
+            }
         };
+        let content_type = HeaderValue::from_str(&rendered.content_type)
+            .map_err(|_| Made::Never("the endpoint's content type is no header value"))?;
+        let body = Bytes::from(rendered.body);
         let signer = self.signers.signer(&attempt.endpoint, began).await;
         let signer = signer.map_err(|error| Made::NotMade(error.to_string()))?;
         let id = self.ids.event_id(attempt.event).to_string();
         let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CONTENT_TYPE, content_type);
         let delivery = self.ids.delivery_id(&DeliveryKey {
             endpoint: attempt.endpoint.id,
             first_at: attempt.first_at.unwrap_or(began),
@@ -147,9 +158,13 @@ impl Sender {
             body,
         };
         let outcome = self.exchanger.attempt(request, gate(attempt.pace, until)).await;
-        outcome.map_err(|Aborted| {
-            Made::NotMade("the lease was about to end, or no permit came in time".to_owned())
-        })
+        match outcome {
+            Ok(outcome) => Ok((outcome, code)),
+            Err(Aborted) => {
+                let why = "the lease was about to end, or no permit came in time";
+                Err(Made::NotMade(why.to_owned()))
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
-//! Events' bodies: read again from the log for every attempt, and rendered from the record and its code's version.
+//! Events: read again from the log for every attempt, and made from the record and its code's version.
 //!
 //! Nothing is kept per delivery: batches and code versions go through caches bounded by bytes, so a million
-//! outstanding deliveries cost no body. Both never change, so neither do the bytes.
+//! outstanding deliveries cost no body. Both never change, so neither do the events.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ impl From<StoreError> for NoBody {
     }
 }
 
-/// Reads and renders.
+/// Reads events.
 #[derive(Clone)]
 pub struct Bodies {
     store: SharedStore,
@@ -74,13 +74,13 @@ impl Bodies {
             .await;
     }
 
-    /// The body of an event: the same bytes every time.
+    /// An event, and the version of the code that it is about, if it is about one: the same every time.
     ///
     /// # Errors
     /// See [`NoBody`].
-    pub async fn body(&self, event: EventAddress) -> Result<Bytes, NoBody> {
+    pub async fn event(&self, event: EventAddress) -> Result<(Event, Option<Arc<Code>>), NoBody> {
         if event.partition == PartitionId::CONFIG {
-            return self.config_body(event).await;
+            return self.config_event(event).await;
         }
         let body = self
             .batch(event)
@@ -95,29 +95,10 @@ impl Bodies {
         };
         let code = self.code(head.code, head.code_version).await?;
         let event = Event::recorded(&self.store.install().ids, event, &record, &code).ok_or(erased)?;
-        Ok(Bytes::from(event.to_bytes()))
+        Ok((event, Some(code)))
     }
 
-    /// The code that an event is about; none when that cannot be told (any more). For an event whose body was just
-    /// rendered, it costs no read of the store but for a change's row.
-    pub async fn code_of(&self, event: EventAddress) -> Option<CodeId> {
-        if event.partition == PartitionId::CONFIG {
-            let row = self
-                .store
-                .config_row(ConfigSeq::new(event.seq.as_u64()))
-                .await
-                .ok()??;
-            return match row.changes.get(usize::from(event.index))?.resource {
-                ResourceId::Code(code) => Some(code),
-                _ => None,
-            };
-        }
-        let body = self.batch(event).await.ok()??;
-        let record = record::record_at(&body, event.index).ok()??;
-        record.head().map(|head| head.code)
-    }
-
-    async fn config_body(&self, event: EventAddress) -> Result<Bytes, NoBody> {
+    async fn config_event(&self, event: EventAddress) -> Result<(Event, Option<Arc<Code>>), NoBody> {
         let row = self.store.config_row(ConfigSeq::new(event.seq.as_u64())).await?;
         let row = row.ok_or(NoBody::Never("the event is no longer in the configuration log"))?;
         let change = row.changes.get(usize::from(event.index));
@@ -127,7 +108,7 @@ impl Bodies {
         };
         let code = self.code(code, change.version).await?;
         let event = Event::code_changed(&self.store.install().ids, event, kind, change.at, &code);
-        Ok(Bytes::from(event.to_bytes()))
+        Ok((event, Some(code)))
     }
 
     async fn batch(&self, event: EventAddress) -> Result<Option<Bytes>, NoBody> {

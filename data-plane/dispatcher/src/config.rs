@@ -16,6 +16,7 @@ use crate::{
     bodies::Bodies,
     exchange::Exchanger,
     owner::{self, Shard},
+    payloads::Payloads,
     permits::Permits,
     secrets::{SecretOpener, Signers},
 };
@@ -73,6 +74,7 @@ impl Config {
             clock: deps.clock,
             ids: deps.store.install().ids.clone(),
             bodies: Bodies::new(Arc::clone(&deps.store)),
+            payloads: Payloads::default(),
             signers: Signers::new(Arc::clone(&deps.store), deps.secrets),
             exchanger: deps.exchanger,
         };

@@ -34,5 +34,6 @@ pub(crate) fn endpoint(number: u8) -> Endpoint {
         rate_limit: None,
         failure: FailureRules::default(),
         filter: Filter::default(),
+        payload: qrelay_store::model::Payload::default(),
     }
 }

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod outstanding;
 mod owner;
 pub mod pace;
+pub mod payloads;
 pub mod permits;
 pub mod queue;
 pub mod run;

@@ -20,6 +20,7 @@ pub mod hints;
 pub mod id;
 pub mod limits;
 pub mod model;
+pub mod payload;
 pub mod reader;
 pub mod record;
 pub mod seal;

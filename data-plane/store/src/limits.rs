@@ -243,6 +243,23 @@ pub const EXPRESSION_MATCHED_BYTES_MAX: usize = 2 * 1024;
 /// Largest value made while an expression is evaluated, in bytes (16 for an element of a list), and largest result.
 pub const EXPRESSION_OUTPUT_BYTES_MAX: usize = 64 * 1024;
 
+// ---- Payload templates ----
+
+/// Longest text of an endpoint's templates together, in bytes: every preset fits five times.
+pub const TEMPLATES_BYTES_MAX: usize = 16 * 1024;
+/// Expressions of one template: more than any preset's has fields.
+pub const TEMPLATE_EXPRESSIONS_MAX: usize = 64;
+/// Nodes of one template's expressions together: five of the largest. It bounds what one rendering can copy.
+pub const TEMPLATE_NODES_MAX: usize = 5 * EXPRESSION_NODES_MAX;
+/// Deepest nesting of a template's document: rendering recurses.
+pub const TEMPLATE_DEPTH_MAX: usize = 16;
+/// Largest body that a template makes: as large as a batch, and more than receivers take.
+pub const TEMPLATE_OUTPUT_BYTES_MAX: usize = 64 * 1024;
+/// Text of the templates whose compiled form is kept, which takes some thirty times as much memory.
+pub const TEMPLATE_CACHE_BYTES: u64 = 1024 * 1024;
+/// Characters of a payload's content type.
+pub const CONTENT_TYPE_CHARS_MAX: usize = 100;
+
 // ---- The API ----
 
 /// A request's body over gRPC or REST: a code with destination, metadata and recipient at their largest takes

@@ -9,6 +9,7 @@ mod events;
 mod harness;
 mod keys;
 mod outage;
+mod payloads;
 mod raw_grpc;
 mod server;
 mod tenants;

@@ -7,7 +7,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use qrelay_store::{
     event::{Event, EventType},
     id::{CommandId, EventAddress},
@@ -151,13 +150,15 @@ impl Actor {
         let room = room.begin();
         self.exchanges += 1;
         let event = EventAddress::test();
-        let sample = Event::sample(&self.shard.sender.ids, event, self.wall(), endpoint.tenant);
+        let event_type = tested(&endpoint);
+        let ids = &self.shard.sender.ids;
+        let sample = Event::sample_of(event_type, ids, event, self.wall(), endpoint.tenant);
         let attempt = Attempt {
             endpoint: Arc::clone(&endpoint),
             event,
-            body: Some(Bytes::from(sample.to_bytes())),
+            sample: Some(Arc::new(sample)),
             pace,
-            event_type: EventType::ScanCreated,
+            event_type,
             first_at: None,
         };
         let (shard, until, command) = (Arc::clone(&self.shard), self.until.subscribe(), command.clone());
@@ -189,7 +190,7 @@ impl Actor {
         let row = RowOf {
             endpoint,
             event,
-            event_type: EventType::ScanCreated,
+            event_type: tested(endpoint),
             number: 1,
             first_at: over.began,
             began: over.began,
@@ -222,4 +223,12 @@ impl Actor {
             tracing::warn!(partition = %self.partition, %error, %command, "cannot put a command's result down");
         }
     }
+}
+
+/// What a test sends: a scan, or the first type that an endpoint without scans subscribes to.
+fn tested(endpoint: &Endpoint) -> EventType {
+    let mut types = std::iter::once(EventType::ScanCreated).chain(EventType::ALL.iter().copied());
+    types
+        .find(|kind| endpoint.subscribes(*kind))
+        .unwrap_or(EventType::ScanCreated)
 }

@@ -137,7 +137,7 @@ impl Actor {
         let attempt = Attempt {
             endpoint: Arc::clone(&job.endpoint),
             event: job.event,
-            body: None,
+            sample: None,
             pace,
             event_type: job.event_type,
             first_at: job.first_at,

@@ -152,6 +152,7 @@ pub fn endpoint(tenant: TenantId) -> Endpoint {
         rate_limit: None,
         failure: FailureRules::default(),
         filter: Filter::default(),
+        payload: crate::model::Payload::default(),
     }
 }
 

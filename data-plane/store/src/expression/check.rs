@@ -7,7 +7,7 @@ use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, Source
 use regex::RegexBuilder;
 
 use super::environment::{BOUNDED_ADD, COMPILED_MATCHES, Pattern, SCALAR};
-use super::{CompileError, Position, VARIABLES, shortened};
+use super::{CompileError, Expression, Position, functions, shortened};
 use crate::limits::{
     EXPRESSION_COMPUTED_ELEMENTS_MAX, EXPRESSION_DEPTH_MAX, EXPRESSION_NODES_MAX,
     EXPRESSION_PATTERN_COMPILED_BYTES_MAX, EXPRESSION_PATTERNS_MAX,
@@ -47,7 +47,7 @@ const SCALAR_OPERATORS: [&str; 9] = [
     operators::INDEX,
 ];
 
-/// Functions called as `f(x)`, all with one argument.
+/// The standard library's functions called as `f(x)`, all with one argument; ours ([`functions`]) too.
 const GLOBAL: [&str; 7] = ["size", "string", "int", "uint", "double", "bool", "type"];
 
 /// Functions called as `x.f(…)`, with their number of arguments.
@@ -77,26 +77,34 @@ const TYPES: [&str; 9] = [
     "type",
 ];
 
-/// Judges the tree; gives back the tree to evaluate, and its patterns.
+/// Judges the tree, which may refer to `variables`; gives back what to evaluate.
 pub(super) fn check(
     mut tree: IdedExpr,
     source: &str,
     info: &SourceInfo,
-) -> Result<(IdedExpr, Vec<Pattern>), CompileError> {
+    variables: &'static [&'static str],
+) -> Result<Expression, CompileError> {
     let mut checker = Checker {
         source,
         info,
+        variables,
         nodes: 0,
         computed_elements: 0,
         patterns: Vec::new(),
     };
     checker.node(&mut tree, 1)?;
-    Ok((tree, checker.patterns))
+    let (patterns, nodes) = (checker.patterns, checker.nodes);
+    Ok(Expression {
+        tree,
+        patterns,
+        nodes,
+    })
 }
 
 struct Checker<'a> {
     source: &'a str,
     info: &'a SourceInfo,
+    variables: &'static [&'static str],
     nodes: usize,
     computed_elements: usize,
     patterns: Vec<Pattern>,
@@ -145,13 +153,16 @@ impl Checker<'_> {
     }
 
     fn name(&self, id: u64, name: &str) -> Result<(), CompileError> {
-        if VARIABLES.contains(&name) || TYPES.contains(&name) {
+        if self.variables.contains(&name) || TYPES.contains(&name) {
             return Ok(());
         }
         let name = shortened(name);
         self.refuse(
             id,
-            format!("unknown name `{name}`: an event has {}", VARIABLES.join(", ")),
+            format!(
+                "unknown name `{name}`: an event has {}",
+                self.variables.join(", ")
+            ),
         )
     }
 
@@ -196,7 +207,7 @@ impl Checker<'_> {
         let (known, wanted) = match &call.target {
             // Operators have as many operands as their grammar gives them. `a in b` is one too.
             None if OPERATORS.contains(&name) || name == operators::IN => return Ok(()),
-            None => (GLOBAL.contains(&name), Some(1)),
+            None => (GLOBAL.contains(&name) || functions::is_known(name), Some(1)),
             Some(_) => {
                 let wanted = MEMBER
                     .iter()

@@ -1,5 +1,5 @@
-//! The CEL environment: the standard library without macros and optionals, and the two functions that the checker
-//! puts in place of `+` and `matches`.
+//! The CEL environment: the standard library without macros and optionals, our own [`functions`], and those that the
+//! checker puts in place of `+` and `matches`.
 
 use std::any::Any;
 use std::sync::{Arc, LazyLock};
@@ -12,6 +12,7 @@ use cel::parser::Macro;
 use cel::{Env, ExecutionError};
 use regex::Regex;
 
+use super::functions;
 use crate::limits::{EXPRESSION_MATCHED_BYTES_MAX, EXPRESSION_OUTPUT_BYTES_MAX};
 
 /// `+` with a bound on what it makes. No source text can hold the name.
@@ -40,19 +41,20 @@ fn build() -> Env {
     let mut env = Env::default().with_optional_support(false).with_stdlib();
     env.add_macro(has())
         .expect("invariant: an environment without macros has no `has`");
-    let functions: [(&str, usize, Function); 3] = [
+    let replacing: [(&str, usize, Function); 3] = [
         (BOUNDED_ADD, 2, add),
         (COMPILED_MATCHES, 2, matches),
         (SCALAR, 1, scalar),
     ];
-    for (name, arguments, function) in functions {
+    let ours = functions::ALL.map(|(name, function)| (name, 1, function));
+    for (name, arguments, function) in replacing.into_iter().chain(ours) {
         env.add_overload(
             name,
             name,
             std::iter::repeat_with(|| DYN_TYPE).take(arguments).collect(),
             function,
         )
-        .expect("invariant: the standard library has no names with @");
+        .expect("invariant: the standard library has none of these names");
     }
     env
 }

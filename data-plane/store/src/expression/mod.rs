@@ -12,10 +12,12 @@
 //!
 //! What an error at evaluation means (a field that an event lacks, a division by zero) is left to the caller.
 //!
-//! The variables are the event's own fields: `type`, `id`, `created_at` and `data`.
+//! The variables are the event's own fields: `type`, `id`, `created_at` and `data`; in a template also `code`, the
+//! code as it stood.
 
 mod check;
 mod environment;
+mod functions;
 mod subject;
 #[cfg(test)]
 mod tests;
@@ -34,6 +36,8 @@ use subject::Scope;
 
 /// What an expression can refer to: the fields of an event.
 pub const VARIABLES: [&str; 4] = ["type", "id", "created_at", "data"];
+/// What an expression of a template can refer to: the fields of an event, and its code.
+pub const TEMPLATE_VARIABLES: [&str; 5] = ["type", "id", "created_at", "data", "code"];
 
 /// The stack of the parser's thread. Measured in a debug build: the deepest trees that 2 KiB of source can make fit
 /// into an eighth of it. Only what is used is ever backed by memory.
@@ -98,10 +102,20 @@ pub enum EvaluateError {
 pub struct Expression {
     tree: IdedExpr,
     patterns: Vec<Pattern>,
+    nodes: usize,
 }
 
 /// Compiles an expression. Any text is answered; takes milliseconds, so call it where blocking is allowed.
 pub fn compile(source: &str) -> Result<Expression, CompileError> {
+    compile_over(source, &VARIABLES)
+}
+
+/// Compiles an expression of a template, which can refer to [`TEMPLATE_VARIABLES`]; otherwise like [`compile`].
+pub fn compile_for_template(source: &str) -> Result<Expression, CompileError> {
+    compile_over(source, &TEMPLATE_VARIABLES)
+}
+
+fn compile_over(source: &str, variables: &'static [&'static str]) -> Result<Expression, CompileError> {
     if source.len() > EXPRESSION_BYTES_MAX {
         return Err(CompileError::TooLong);
     }
@@ -110,7 +124,7 @@ pub fn compile(source: &str) -> Result<Expression, CompileError> {
     let parser = std::thread::Builder::new()
         .name("expression-parser".to_owned())
         .stack_size(PARSER_STACK_BYTES)
-        .spawn(move || parse(&source));
+        .spawn(move || parse(&source, variables));
     match parser {
         Ok(parser) => parser.join().unwrap_or(Err(CompileError::Unparsable)),
         Err(error) => {
@@ -120,15 +134,14 @@ pub fn compile(source: &str) -> Result<Expression, CompileError> {
     }
 }
 
-fn parse(source: &str) -> Result<Expression, CompileError> {
+fn parse(source: &str, variables: &'static [&'static str]) -> Result<Expression, CompileError> {
     let parser = environment::environment()
         .parser()
         .max_recursion_depth(environment::PARSER_NESTING_MAX);
     let (tree, info) = parser
         .parse_with_source_info(source)
         .map_err(|errors| first(source, &errors))?;
-    let (tree, patterns) = check::check(tree, source, &info)?;
-    Ok(Expression { tree, patterns })
+    check::check(tree, source, &info, variables)
 }
 
 /// The first of the parser's errors, which is the one that people can do something about.
@@ -147,6 +160,16 @@ fn first(source: &str, errors: &ParseErrors) -> CompileError {
 }
 
 impl Expression {
+    /// Nodes of its syntax tree: what an evaluation costs.
+    pub fn nodes(&self) -> usize {
+        self.nodes
+    }
+
+    /// Its regular expressions.
+    pub fn patterns(&self) -> usize {
+        self.patterns.len()
+    }
+
     /// Whether the event passes this filter.
     pub fn matches(&self, subject: &Subject) -> Result<bool, EvaluateError> {
         self.guarded(

@@ -9,7 +9,7 @@ use cel::context::VariableResolver;
 use cel::objects::{Key, Map};
 
 use super::environment::Pattern;
-use super::{EvaluateError, VARIABLES};
+use super::{EvaluateError, TEMPLATE_VARIABLES};
 
 /// An event, converted once and then matched against the expressions of many endpoints.
 #[derive(Debug)]
@@ -18,9 +18,10 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// From the event's native JSON object. Whole numbers are `int` where they fit.
+    /// From the event's native JSON object; for a template, `code` stands beside the event's own fields. Whole
+    /// numbers are `int` where they fit.
     pub fn new(event: &serde_json::Value) -> Self {
-        let variables = VARIABLES
+        let variables = TEMPLATE_VARIABLES
             .iter()
             .filter_map(|name| {
                 let value: Box<dyn Val> = from_json(event.get(*name)?).try_into().ok()?;

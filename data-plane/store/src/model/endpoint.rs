@@ -57,6 +57,9 @@ pub struct Endpoint {
     /// Which of the events that it subscribes to it wants.
     #[serde(default)]
     pub filter: Filter,
+    /// What its webhooks look like.
+    #[serde(default)]
+    pub payload: super::Payload,
 }
 
 /// What failures mean for an endpoint. A rule that a row does not hold is the default's.
@@ -229,6 +232,7 @@ mod tests {
         assert_eq!(row.rate_limit, None);
         assert_eq!(row.failure, FailureRules::default());
         assert_eq!(row.filter, Filter::default());
+        assert_eq!(row.payload, crate::model::Payload::default());
     }
 
     #[test]

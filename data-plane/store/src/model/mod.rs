@@ -6,6 +6,7 @@ mod code;
 mod endpoint;
 mod filter;
 mod key;
+mod payload;
 mod signature;
 mod tenant;
 
@@ -15,6 +16,7 @@ pub use endpoint::{
 };
 pub use filter::Filter;
 pub use key::{ApiKey, KeyRole};
+pub use payload::{EventPayload, Payload, PayloadFormat};
 pub use signature::{Signature, SignatureScheme, refused_name};
 pub use tenant::{Durability, IpPrivacy, Tenant, TenantStatus, partition_of};
 

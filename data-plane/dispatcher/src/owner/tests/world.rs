@@ -202,6 +202,7 @@ impl World {
             rate_limit: None,
             failure: FailureRules::default(),
             filter: Filter::default(),
+            payload: qrelay_store::model::Payload::default(),
         };
         edit(&mut endpoint);
         let secret = SecretRow {

@@ -1,0 +1,221 @@
+//! An endpoint's payload: what a caller may write, and how it looks on the wire.
+
+use qrelay_proto::v1;
+use qrelay_store::{
+    event::{Event, EventType},
+    id::EventAddress,
+    limits,
+    model::{Endpoint, EventPayload, Payload, PayloadFormat},
+    payload::{FORM, Renderer},
+};
+use tonic::Status;
+
+use crate::{api::Api, refusal, refusal::Violations};
+
+/// The paths of the field, for update masks.
+pub(crate) const PATHS: [&str; 5] = [
+    "payload",
+    "payload.format",
+    "payload.template",
+    "payload.content_type",
+    "payload.by_event",
+];
+
+/// Sets what one of [`PATHS`] names; the rest stays. Templates are judged by [`judge`].
+pub(crate) fn set(
+    payload: &mut Payload,
+    path: &str,
+    given: Option<&v1::Payload>,
+    violations: &mut Violations,
+) {
+    let none = v1::Payload::default();
+    let given = given.unwrap_or(&none);
+    let named = |part: &str| path == "payload" || path.strip_prefix("payload.") == Some(part);
+    if named("format") {
+        payload.format = match v1::PayloadFormat::try_from(given.format) {
+            Ok(v1::PayloadFormat::Unspecified | v1::PayloadFormat::Native) => PayloadFormat::Native,
+            Ok(v1::PayloadFormat::Cloudevents) => PayloadFormat::Cloudevents,
+            Ok(v1::PayloadFormat::Template) => PayloadFormat::Template,
+            Err(_) => {
+                violations.add("payload.format", "must be native, cloudevents or template");
+                PayloadFormat::Native
+            }
+        };
+    }
+    if named("template") {
+        payload.template.clone_from(&given.template);
+    }
+    if named("content_type") {
+        if !is_content_type(&given.content_type) {
+            let rule = format!("must be application/json, {FORM} or application/…+json");
+            violations.add("payload.content_type", rule);
+        }
+        payload.content_type.clone_from(&given.content_type);
+    }
+    if named("by_event") {
+        payload.by_event = by_event(&given.by_event, violations);
+    }
+}
+
+/// After all paths are set: a format that has no templates keeps none, and takes none.
+pub(crate) fn settle(
+    payload: &mut Payload,
+    paths: &[&str],
+    given: Option<&v1::Payload>,
+    violations: &mut Violations,
+) {
+    if payload.format == PayloadFormat::Template {
+        return;
+    }
+    let none = v1::Payload::default();
+    let given = given.unwrap_or(&none);
+    for (path, is_given) in [
+        ("payload.template", !given.template.is_empty()),
+        ("payload.content_type", !given.content_type.is_empty()),
+        ("payload.by_event", !given.by_event.is_empty()),
+    ] {
+        if is_given && (paths.contains(&path) || paths.contains(&"payload")) {
+            violations.add(path, "goes with the format template only");
+        }
+    }
+    *payload = Payload {
+        format: payload.format,
+        ..Payload::default()
+    };
+}
+
+fn by_event(given: &[v1::EventPayload], violations: &mut Violations) -> Vec<EventPayload> {
+    // Repeats are refused, so more is one too many, and not looked at.
+    if given.len() > EventType::ALL.len() {
+        violations.add("payload.by_event", "names an event type twice");
+        return Vec::new();
+    }
+    let mut taken: Vec<EventPayload> = Vec::with_capacity(given.len());
+    for (at, own) in given.iter().enumerate() {
+        let field = |name: &str| format!("payload.by_event[{at}].{name}");
+        if own.template.is_empty() {
+            violations.add(field("template"), "is required");
+        }
+        match own.event.parse::<EventType>() {
+            Ok(event) if taken.iter().any(|other| other.event == event) => {
+                violations.add(field("event"), "is there already");
+            }
+            Ok(event) => taken.push(EventPayload {
+                event,
+                template: own.template.clone(),
+            }),
+            Err(why) => violations.add(field("event"), format!("is {why}")),
+        }
+    }
+    taken
+}
+
+/// Empty, one of the two plain ones, or a JSON type of an application's own without parameters.
+fn is_content_type(text: &str) -> bool {
+    let is_own = |subtype: &str| {
+        subtype.ends_with("+json")
+            && subtype
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"+-._".contains(&byte))
+    };
+    matches!(text, "" | "application/json" | FORM)
+        || (text.len() <= limits::CONTENT_TYPE_CHARS_MAX
+            && text.strip_prefix("application/").is_some_and(is_own))
+}
+
+/// Judges an endpoint of which these paths were set.
+///
+/// # Errors
+/// UNAVAILABLE when that is not possible now.
+pub(crate) async fn judge(
+    api: &Api,
+    endpoint: &mut Endpoint,
+    paths: &[&str],
+    given: Option<&v1::Payload>,
+    violations: &mut Violations,
+) -> Result<(), Status> {
+    settle(&mut endpoint.payload, paths, given, violations);
+    if paths.iter().any(|path| PATHS.contains(path) || *path == "events") {
+        check(api, endpoint, violations).await?;
+    }
+    Ok(())
+}
+
+/// Compiles the endpoint's templates and renders a sample of each event type that it subscribes to.
+async fn check(api: &Api, endpoint: &Endpoint, violations: &mut Violations) -> Result<(), Status> {
+    if endpoint.payload.format != PayloadFormat::Template {
+        return Ok(());
+    }
+    let (ids, now, endpoint) = (api.store.install().ids.clone(), api.now(), endpoint.clone());
+    let judged = tokio::task::spawn_blocking(move || {
+        let renderer = Renderer::new(&endpoint.payload).map_err(|error| {
+            let field = format!("payload.{}", error.field);
+            (field, error.reason, error.is_busy)
+        })?;
+        let subscribed = EventType::ALL.iter().filter(|kind| endpoint.subscribes(**kind));
+        for kind in subscribed {
+            let (event, code) = Event::sample_of(*kind, &ids, EventAddress::test(), now, endpoint.tenant);
+            renderer.render(&event, code.as_ref()).map_err(|error| {
+                let reason = format!("makes no body of {kind}: {error}");
+                ("payload".to_owned(), reason, false)
+            })?;
+        }
+        Ok(())
+    });
+    match judged.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err((field, reason, false))) => {
+            violations.add(field, reason);
+            Ok(())
+        }
+        Ok(Err((_, _, true))) | Err(_) => Err(refusal::unavailable(
+            "TEMPLATES_NOT_JUDGED",
+            "the payload's templates could not be judged now",
+            limits::DNS_TRY_TIMEOUT,
+        )),
+    }
+}
+
+/// On the wire.
+pub(crate) fn show(payload: &Payload) -> v1::Payload {
+    let format = match payload.format {
+        PayloadFormat::Native => v1::PayloadFormat::Native,
+        PayloadFormat::Cloudevents => v1::PayloadFormat::Cloudevents,
+        PayloadFormat::Template => v1::PayloadFormat::Template,
+    };
+    v1::Payload {
+        format: format.into(),
+        template: payload.template.clone(),
+        content_type: payload.content_type.clone(),
+        by_event: payload
+            .by_event
+            .iter()
+            .map(|own| v1::EventPayload {
+                event: own.event.to_string(),
+                template: own.template.clone(),
+            })
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_types_are_json_or_a_form() {
+        for (text, fits) in [
+            ("", true),
+            ("application/json", true),
+            (FORM, true),
+            ("application/vnd.shop.v2+json", true),
+            ("application/json; charset=utf-8", false),
+            ("application/a\r\nb+json", false),
+            ("application/xml", false),
+            ("text/plain", false),
+            ("application/+json/+json", false),
+        ] {
+            assert_eq!(is_content_type(text), fits, "{text:?}");
+        }
+    }
+}

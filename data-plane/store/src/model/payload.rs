@@ -1,0 +1,49 @@
+//! What an endpoint's webhooks look like.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::EventType;
+
+/// The form of an endpoint's webhooks. The default is what the API itself shows of an event.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Payload {
+    /// How a body is made.
+    pub format: PayloadFormat,
+    /// The template of events that have none of their own; empty: there is none.
+    pub template: String,
+    /// The Content-Type of templates; empty: `application/json`.
+    pub content_type: String,
+    /// Event types with a template of their own.
+    pub by_event: Vec<EventPayload>,
+}
+
+impl Payload {
+    /// Bytes of all templates.
+    pub fn template_bytes(&self) -> usize {
+        let own: usize = self.by_event.iter().map(|own| own.template.len()).sum();
+        self.template.len().saturating_add(own)
+    }
+}
+
+/// How a body is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PayloadFormat {
+    /// The event's own JSON.
+    #[default]
+    Native,
+    /// CloudEvents 1.0 in structured mode.
+    Cloudevents,
+    /// From templates.
+    Template,
+}
+
+/// What a payload says of one event type.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EventPayload {
+    /// Which.
+    pub event: EventType,
+    /// Its template.
+    pub template: String,
+}
