@@ -1,476 +1,37 @@
 //! Random life of a ledger: events, attempts, saves that apply or do not, crashes, pauses, deletions. Whatever
 //! happens, once everybody may send again every event was delivered to every endpoint, and counted exactly once.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+mod interleavings;
+mod world;
+
+use std::{sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 use qrelay_store::{
     Timestamp,
-    checkpoint::{RowKey, RowKind, UsageCounts},
+    checkpoint::RowKind,
     event::EventType,
-    id::{EndpointId, EventAddress, PartitionId, Seq, TenantId, WriterId},
+    id::{EndpointId, PartitionId, Seq, TenantId},
     limits,
-    model::{Endpoint, EndpointIntent},
+    model::EndpointIntent,
     record::Classification,
 };
 use tokio::time::Instant;
 
+use self::world::{Answer, Applied, ENDPOINTS, Op, World, op, op_or_recall, stream};
 use super::{
     Ledger,
     feed::{Moment, Seen, SeenBatch},
-    load::{Loaded, LoadedChunk},
-    plan::Plan,
-    recall::{Recall, Recalled},
+    load::Loaded,
     sending::Finish,
 };
-use crate::{
-    cursor::Stream,
-    fixture,
-    outstanding::{self, ChunkName, DoneMap},
-    usage::UsageDelta,
-};
-
-const ENDPOINTS: u8 = 3;
-const STREAMS: u64 = 2;
-
-/// The store, and all that the test knows beside it.
-struct World {
-    start: Instant,
-    elapsed: Duration,
-    ledger: Ledger,
-    epoch: u64,
-    /// Per stream, how many events each batch has.
-    log: BTreeMap<Stream, Vec<u16>>,
-    endpoints: BTreeMap<EndpointId, Endpoint>,
-    rows: BTreeMap<RowKey, String>,
-    chunks: BTreeMap<ChunkName, Vec<u8>>,
-    saving: Option<Plan>,
-    in_flight: Vec<(EndpointId, EventAddress)>,
-    recording: Vec<(EndpointId, EventAddress)>,
-    delivered: BTreeSet<(EndpointId, EventAddress)>,
-    attempts: usize,
-    /// Wishes whose commands are pending: as of which revision.
-    wishes: BTreeMap<(EndpointId, EventAddress), u32>,
-    wished: bool,
-}
-
-impl World {
-    fn new() -> Self {
-        let endpoints: BTreeMap<_, _> = (1..=ENDPOINTS)
-            .map(|number| {
-                let mut endpoint = fixture::endpoint(number);
-                endpoint.max_concurrency = 2;
-                endpoint.retry_schedule_ms = vec![0; 1000];
-                (endpoint.id, endpoint)
-            })
-            .collect();
-        let mut world = Self {
-            start: Instant::now(),
-            elapsed: Duration::ZERO,
-            ledger: Ledger::new(PartitionId::new(0), 0),
-            epoch: 0,
-            log: (1..=STREAMS).map(|writer| (stream(writer), Vec::new())).collect(),
-            endpoints,
-            rows: BTreeMap::new(),
-            chunks: BTreeMap::new(),
-            saving: None,
-            in_flight: Vec::new(),
-            recording: Vec::new(),
-            delivered: BTreeSet::new(),
-            attempts: 0,
-            wishes: BTreeMap::new(),
-            wished: false,
-        };
-        world.reload();
-        world
-    }
-
-    fn at(&self) -> Moment {
-        Moment {
-            now: self.start + self.elapsed,
-            wall: Timestamp::from_millis(1_800_000_000_000).after(self.elapsed),
-        }
-    }
-
-    /// A new owner finds what was saved. Whatever was only in memory is gone.
-    fn reload(&mut self) {
-        self.epoch += 1;
-        self.saving = None;
-        self.in_flight.clear();
-        self.recording.clear();
-        let rows = self.rows.iter().filter(|(key, _)| key.kind == RowKind::Chunk);
-        let chunks = rows.map(|(key, row)| {
-            let name: ChunkName = key.id.parse().unwrap();
-            let body = self
-                .chunks
-                .get(&name)
-                .expect("a checkpoint names a chunk that was never written");
-            LoadedChunk {
-                name,
-                done: DoneMap::from_row(row).unwrap(),
-                entries: Some(outstanding::decode(body).unwrap()),
-            }
-        });
-        let loaded = Loaded {
-            chunks: chunks.collect(),
-            rows: self.rows.clone(),
-            endpoints: self.endpoints.values().cloned().map(Arc::new).collect(),
-        };
-        let (ledger, damage) = Ledger::load(PartitionId::new(0), self.epoch, loaded, self.at());
-        assert_eq!(damage, super::load::Damage::default());
-        self.ledger = ledger;
-    }
-
-    fn batch(&self, stream: Stream, seq: Seq) -> SeenBatch {
-        let count = self.log[&stream][usize::try_from(seq.as_u64() - 1).unwrap()];
-        let at = Timestamp::from_millis(1_800_000_000_000);
-        let mut usage = UsageDelta::default();
-        let events = (0..count).map(|index| {
-            usage.count_scan(fixture::tenant(), at, Classification::Human);
-            Seen {
-                index,
-                tenant: fixture::tenant(),
-                event_type: EventType::ScanCreated,
-                recorded_at: at,
-                code: None,
-                classification: Some(Classification::Human),
-            }
-        });
-        SeenBatch {
-            stream,
-            seq,
-            events: events.collect(),
-            usage,
-        }
-    }
-
-    fn read_shared(&mut self) {
-        for (stream, batches) in self.log.clone() {
-            let read = self.ledger.shared().read.at(stream);
-            if read.as_u64() < u64::try_from(batches.len()).unwrap() {
-                let batch = self.batch(stream, read.next());
-                let at = self.at();
-                self.ledger.feed_shared(batch, at);
-            }
-        }
-    }
-
-    fn read_own(&mut self) {
-        let at = self.at();
-        for endpoint in self.ledger.own_runs().collect::<Vec<_>>() {
-            if let Some((stream, after, _)) = self.ledger.own_wants(endpoint, at.now) {
-                let batch = self.batch(stream, after.next());
-                self.ledger.feed_own(endpoint, &batch, at);
-            }
-        }
-    }
-
-    fn start_attempts(&mut self) {
-        for endpoint in self.endpoints.keys() {
-            while let Some(job) = self.ledger.start(*endpoint, self.at().now, |_| true) {
-                self.in_flight.push((*endpoint, job.event));
-                self.attempts += 1;
-            }
-        }
-    }
-
-    fn end_attempt(&mut self, pick: usize, succeed: Answer) {
-        if self.in_flight.is_empty() {
-            return;
-        }
-        let (endpoint, event) = self.in_flight.swap_remove(pick % self.in_flight.len());
-        let at = self.at();
-        let finish = match succeed {
-            Answer::Ok => {
-                self.delivered.insert((endpoint, event));
-                self.recording.push((endpoint, event));
-                self.ledger
-                    .observe(endpoint, crate::health::Sign::Success, at.wall);
-                Finish::Delivered
-            }
-            Answer::Failed => Finish::Retry(Duration::from_millis(700)),
-            Answer::NotSent => Finish::Unused(Duration::from_millis(100)),
-        };
-        self.ledger.finish(endpoint, event, at.wall, finish, at);
-    }
-
-    fn record(&mut self) {
-        for (endpoint, event) in std::mem::take(&mut self.recording) {
-            self.ledger.recorded(endpoint, event);
-        }
-    }
-
-    /// A tenant asks for a delivery that it got: it is owed again.
-    fn recall(&mut self, pick: usize) {
-        let all = self.delivered.iter();
-        let over = all.filter(|delivery| !self.wishes.contains_key(delivery));
-        let over: Vec<_> = over.copied().collect();
-        if let Some(wish) = over.get(pick % over.len().max(1)) {
-            self.wish(*wish);
-        }
-    }
-
-    fn wish(&mut self, (endpoint, event): (EndpointId, EventAddress)) {
-        let recalled = Recalled {
-            event,
-            event_type: EventType::ScanCreated,
-            attempts: 1,
-            first_at: self.at().wall,
-        };
-        if let Recall::Taken { revision, .. } = self.ledger.recall(endpoint, recalled, self.at()) {
-            self.wished = true;
-            // One that is under way is what was asked for, wherever it ends.
-            if !self.in_flight.contains(&(endpoint, event)) {
-                self.delivered.remove(&(endpoint, event));
-            }
-            self.wishes.insert((endpoint, event), revision);
-        }
-    }
-
-    fn finish_wishes(&mut self) {
-        let ledger = &self.ledger;
-        self.wishes
-            .retain(|(endpoint, event), revision| !ledger.keeps_recall(*endpoint, *event, *revision));
-    }
-
-    /// After a crash the pending commands are found again. One whose delivery was made since is known by its row.
-    fn repeat_wishes(&mut self) {
-        for wish in std::mem::take(&mut self.wishes).into_keys() {
-            if !self.delivered.contains(&wish) {
-                self.wish(wish);
-            }
-        }
-    }
-
-    fn plan(&mut self, hold: Duration) {
-        let now = self.at().now;
-        if let Some(plan) = self.ledger.plan(now, hold) {
-            assert!(plan.delta.bytes() <= limits::CHECKPOINT_BYTES_MAX);
-            for chunk in &plan.chunks {
-                let before = self.chunks.insert(chunk.name, chunk.body.to_vec());
-                assert_eq!(before, None, "a chunk's name was used again");
-            }
-            self.saving = Some(plan);
-        }
-    }
-
-    fn apply(&mut self, plan: &Plan) {
-        for (key, row) in &plan.delta.rows {
-            match row {
-                Some(row) => self.rows.insert(key.clone(), row.clone()),
-                None => self.rows.remove(key),
-            };
-        }
-    }
-
-    fn answer_save(&mut self, applied: Applied) {
-        let Some(plan) = self.saving.take() else {
-            return;
-        };
-        match applied {
-            Applied::Yes => {
-                self.apply(&plan);
-                for name in self.ledger.commit(plan) {
-                    self.chunks.remove(&name);
-                }
-                self.finish_wishes();
-            }
-            Applied::No => {
-                for name in self.ledger.abort(&plan) {
-                    self.chunks.remove(&name);
-                }
-            }
-            Applied::YesAndCrash => {
-                self.apply(&plan);
-                self.reload();
-                self.repeat_wishes();
-            }
-        }
-    }
-
-    fn pause(&mut self, number: u8, intent: EndpointIntent) {
-        let id = EndpointId::from_bytes([number; 10]);
-        if let Some(endpoint) = self.endpoints.get_mut(&id) {
-            endpoint.intent = intent;
-            endpoint.version += 1;
-            self.ledger.subscribe(Arc::new(endpoint.clone()));
-        }
-    }
-
-    fn delete(&mut self, number: u8) {
-        let id = EndpointId::from_bytes([number; 10]);
-        if let Some(mut endpoint) = self.endpoints.remove(&id) {
-            endpoint.deleted = true;
-            endpoint.version += 1;
-            self.ledger.subscribe(Arc::new(endpoint));
-        }
-    }
-
-    fn step(&mut self, op: &Op) {
-        match op {
-            Op::Append { writer, count } => self.log.get_mut(&stream(*writer)).unwrap().push(*count),
-            Op::ReadShared => self.read_shared(),
-            Op::ReadOwn => self.read_own(),
-            Op::Start => self.start_attempts(),
-            Op::End(pick, answer) => self.end_attempt(*pick, *answer),
-            Op::Record => self.record(),
-            Op::Plan => self.plan(Duration::from_millis(100)),
-            Op::Save(applied) => self.answer_save(*applied),
-            Op::Settle => self.ledger.settle(self.at().now),
-            Op::Wait(ms) => self.elapsed += Duration::from_millis(*ms),
-            Op::Pause(number) => self.pause(*number, EndpointIntent::Paused),
-            Op::Resume(number) => self.pause(*number, EndpointIntent::Active),
-            Op::Delete(number) => self.delete(*number),
-            Op::Recall(pick) => self.recall(*pick),
-            Op::Crash => {
-                self.reload();
-                self.repeat_wishes();
-            }
-        }
-    }
-
-    /// Everything works from now on: delivers what is owed.
-    fn drain(&mut self) {
-        (1..=ENDPOINTS).for_each(|number| self.pause(number, EndpointIntent::Active));
-        for _ in 0..10_000 {
-            self.read_shared();
-            self.read_own();
-            self.start_attempts();
-            while !self.in_flight.is_empty() {
-                self.end_attempt(0, Answer::Ok);
-            }
-            self.record();
-            self.plan(Duration::ZERO);
-            let saved_all = self.saving.is_none();
-            self.answer_save(Applied::Yes);
-            self.ledger.settle(self.at().now);
-            self.elapsed += Duration::from_millis(800);
-            if saved_all && self.is_idle() {
-                return;
-            }
-        }
-        panic!("never came to rest: {} undone", self.ledger.undone());
-    }
-
-    fn is_idle(&self) -> bool {
-        let read_all = self.log.iter().all(|(stream, batches)| {
-            self.ledger.shared().saved.at(*stream).as_u64() == u64::try_from(batches.len()).unwrap()
-        });
-        read_all && self.ledger.undone() == 0 && self.ledger.own_runs().count() == 0
-    }
-
-    fn check(&self) {
-        let mut expected = BTreeSet::new();
-        let mut scans = 0;
-        for (stream, batches) in &self.log {
-            for (seq, count) in (1..).zip(batches) {
-                scans += u64::from(*count);
-                for endpoint in self.endpoints.keys() {
-                    expected
-                        .extend((0..*count).map(|index| (*endpoint, stream.address(Seq::new(seq), index))));
-                }
-            }
-        }
-        let missing: Vec<_> = expected.difference(&self.delivered).collect();
-        assert!(missing.is_empty(), "lost: {missing:?}");
-        assert!(
-            self.rows.keys().all(|key| key.kind != RowKind::Chunk),
-            "chunks stay behind: {:?}",
-            self.rows
-        );
-        let usage = self.rows.iter().find(|(key, _)| key.kind == RowKind::Usage);
-        let usage: UsageCounts = usage
-            .map(|(_, row)| serde_json::from_str(row).unwrap())
-            .unwrap_or_default();
-        assert_eq!(usage.events, scans, "scans are counted exactly");
-        if self.endpoints.len() == usize::from(ENDPOINTS) {
-            let deliveries = u64::try_from(expected.len()).unwrap();
-            if self.wished {
-                assert!(
-                    usage.deliveries >= deliveries,
-                    "a delivery that came back counts again"
-                );
-            } else {
-                assert_eq!(usage.deliveries, deliveries, "deliveries are counted exactly");
-            }
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Answer {
-    Ok,
-    Failed,
-    NotSent,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Applied {
-    Yes,
-    No,
-    YesAndCrash,
-}
-
-#[derive(Clone, Debug)]
-enum Op {
-    Append { writer: u64, count: u16 },
-    ReadShared,
-    ReadOwn,
-    Start,
-    End(usize, Answer),
-    Record,
-    Plan,
-    Save(Applied),
-    Settle,
-    Wait(u64),
-    Pause(u8),
-    Resume(u8),
-    Delete(u8),
-    Recall(usize),
-    Crash,
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let answer = prop_oneof![5 => Just(Answer::Ok), 2 => Just(Answer::Failed), 1 => Just(Answer::NotSent)];
-    let applied =
-        prop_oneof![6 => Just(Applied::Yes), 2 => Just(Applied::No), 1 => Just(Applied::YesAndCrash)];
-    prop_oneof![
-        6 => (1..=STREAMS, 0_u16..4).prop_map(|(writer, count)| Op::Append { writer, count }),
-        8 => Just(Op::ReadShared),
-        5 => Just(Op::ReadOwn),
-        8 => Just(Op::Start),
-        10 => (any::<usize>(), answer).prop_map(|(pick, answer)| Op::End(pick, answer)),
-        6 => Just(Op::Record),
-        6 => Just(Op::Plan),
-        6 => applied.prop_map(Op::Save),
-        6 => Just(Op::Settle),
-        5 => (1_u64..1500).prop_map(Op::Wait),
-        1 => (1..=ENDPOINTS).prop_map(Op::Pause),
-        2 => (1..=ENDPOINTS).prop_map(Op::Resume),
-        1 => Just(Op::Crash),
-    ]
-}
-
-fn op_or_recall() -> impl Strategy<Value = Op> {
-    prop_oneof![12 => op(), 3 => any::<usize>().prop_map(Op::Recall)]
-}
-
-fn stream(writer: u64) -> Stream {
-    Stream {
-        partition: PartitionId::new(0),
-        writer: WriterId::from_u64(writer),
-    }
-}
+use crate::{fixture, usage::UsageDelta};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_every_event_is_delivered_and_counted_once(ops in proptest::collection::vec(op(), 0..160)) {
+    fn whatever_happens_every_event_is_delivered_and_counted_once(ops in proptest::collection::vec(op(), 0..240)) {
         let mut world = World::new();
         ops.iter().for_each(|op| world.step(op));
         world.drain();
@@ -479,7 +40,7 @@ proptest! {
 
     #[test]
     fn what_a_tenant_asks_for_again_is_delivered_again_whatever_happens(
-        ops in proptest::collection::vec(op_or_recall(), 0..160),
+        ops in proptest::collection::vec(op_or_recall(), 0..240),
     ) {
         let mut world = World::new();
         ops.iter().for_each(|op| world.step(op));
@@ -536,7 +97,7 @@ fn a_quiet_healthy_life_repeats_nothing_and_writes_no_chunk() {
 fn a_lagging_endpoint_holds_neither_memory_nor_the_shared_cursor() {
     let mut world = World::new();
     world.step(&Op::Pause(1));
-    for _ in 0..5000 {
+    for _ in 0..17_000 {
         world.step(&Op::Append { writer: 1, count: 3 });
         world.step(&Op::ReadShared);
         while world
@@ -560,7 +121,7 @@ fn a_lagging_endpoint_holds_neither_memory_nor_the_shared_cursor() {
     }
     assert!(world.rows.len() < 10 && world.chunks.is_empty());
     let paused = world.ledger.subscriber(EndpointId::from_bytes([1; 10])).unwrap();
-    assert_eq!(paused.own().unwrap().behind, 15_000 - 3);
+    assert_eq!(paused.own().unwrap().behind, 51_000 - 3);
     world.drain();
     world.check();
     assert_eq!(world.attempts, world.delivered.len(), "nothing is repeated");
