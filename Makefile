@@ -12,6 +12,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 # How often the crash ledger kills the server.
 export QRELAY_TEST_KILLS ?= 25
+# How many events one endpoint falls behind another.
+export QRELAY_TEST_BEHIND ?= 50000
 # How long `make fuzz` runs each target.
 FUZZ_SECONDS ?= 60
 # Arguments for the benchmark, say `make bench BENCH="--cycles 9"`.
@@ -33,7 +35,8 @@ test: ## Everything that proves the product works: contract lint, all tests, pub
 
 .PHONY: test-long
 test-long: export QRELAY_TEST_KILLS := 250
-test-long: test ## The same with ten times as many kills in the crash ledger.
+test-long: export QRELAY_TEST_BEHIND := 1000000
+test-long: test ## The same with ten times as many kills in the crash ledger, and an endpoint a million events behind.
 
 .PHONY: fmt
 fmt: ## Format the code.

@@ -25,7 +25,7 @@ use qrelay_store::{
 };
 use secrecy::SecretSlice;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::Instant,
@@ -65,7 +65,7 @@ pub(super) struct World {
     partition: PartitionId,
     clock: SharedClock,
     running: Option<Running>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl World {
@@ -92,7 +92,7 @@ impl World {
             sqlite,
             clock,
             running: None,
-            _dir: dir,
+            dir,
         };
         world.create(Resource::Tenant(world.a_tenant()), None).await;
         world
@@ -174,6 +174,11 @@ impl World {
         self.endpoint_with(receiver, 1, edit).await
     }
 
+    /// The same for one that only counts.
+    pub(super) async fn endpoint_of(&self, counter: &Counter, edit: impl FnOnce(&mut Endpoint)) -> Endpoint {
+        self.endpoint_at(counter.url.clone(), 1, edit).await
+    }
+
     /// The same, with this in place of its sealed secret.
     pub(super) async fn endpoint_with(
         &self,
@@ -181,12 +186,16 @@ impl World {
         sealed: u8,
         edit: impl FnOnce(&mut Endpoint),
     ) -> Endpoint {
+        self.endpoint_at(receiver.url.clone(), sealed, edit).await
+    }
+
+    async fn endpoint_at(&self, url: String, sealed: u8, edit: impl FnOnce(&mut Endpoint)) -> Endpoint {
         let now = self.clock.now();
         let mut endpoint = Endpoint {
             id: EndpointId::random(),
             tenant: self.tenant,
             home: self.partition,
-            url: receiver.url.clone(),
+            url,
             description: String::new(),
             events: vec![EventPattern::Exact(EventType::ScanCreated)],
             intent: EndpointIntent::Active,
@@ -324,6 +333,45 @@ impl World {
         count
     }
 
+    /// Fails when a saved chunk still names a delivery.
+    pub(super) async fn nothing_is_outstanding(&self) {
+        let rows = self.rows().await;
+        assert!(!rows.contains_key("chunk"), "something is outstanding: {rows:?}");
+    }
+
+    /// What the checkpoint's rows take, in bytes.
+    pub(super) async fn checkpoint_bytes(&self) -> usize {
+        use qrelay_store::store::Leases;
+        let (_, rows) = self.store.checkpoint(self.partition).await.unwrap();
+        rows.iter().map(|(key, row)| key.id.len() + row.len()).sum()
+    }
+
+    /// How many rows each table of the database has, but for the log's own.
+    pub(super) fn table_rows(&self) -> BTreeMap<String, i64> {
+        use rusqlite::{Connection, OpenFlags};
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let main = Connection::open_with_flags(self.dir.path().join("main.db"), flags).unwrap();
+        let mut tables = main
+            .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+            .unwrap();
+        let names = tables.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        let count = |name: String| {
+            let rows = main.query_row(&format!("SELECT count(*) FROM \"{name}\""), [], |row| row.get(0));
+            (name, rows.unwrap())
+        };
+        names.map(|name| count(name.unwrap())).collect()
+    }
+
+    /// How many attempts of an endpoint stand in the attempt log.
+    pub(super) fn attempt_rows(&self, endpoint: EndpointId) -> i64 {
+        use rusqlite::{Connection, OpenFlags};
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let main = Connection::open_with_flags(self.dir.path().join("main.db"), flags).unwrap();
+        let count = "SELECT count(*) FROM attempt WHERE endpoint = ?";
+        main.query_row(count, [endpoint.to_string()], |row| row.get(0))
+            .unwrap()
+    }
+
     pub(super) fn partition(&self) -> PartitionId {
         self.partition
     }
@@ -387,8 +435,17 @@ fn a_scan(tenant: TenantId, code: CodeId, code_version: u64, at: Timestamp) -> S
 }
 
 /// Waits until it is so.
-pub(super) async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
-    let deadline = Instant::now() + PATIENCE;
+pub(super) async fn until<F: Future<Output = bool>>(what: &str, is_so: impl FnMut() -> F) {
+    until_within(PATIENCE, what, is_so).await;
+}
+
+/// The same with more patience.
+pub(super) async fn until_within<F: Future<Output = bool>>(
+    patience: Duration,
+    what: &str,
+    mut is_so: impl FnMut() -> F,
+) {
+    let deadline = Instant::now() + patience;
     while !is_so().await {
         assert!(Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -470,7 +527,56 @@ impl Receiver {
     }
 }
 
-async fn serve(mut tcp: TcpStream, hooks: Arc<Mutex<Vec<Hook>>>, script: Arc<Script>) {
+/// A receiver that answers 200 and keeps nothing of a webhook but its id's number of times: for many.
+pub(super) struct Counter {
+    pub(super) url: String,
+    counts: Arc<Mutex<HashMap<String, u32>>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Counter {
+    pub(super) async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hook", listener.local_addr().unwrap());
+        let counts: Arc<Mutex<HashMap<String, u32>>> = Arc::default();
+        let heard = Arc::clone(&counts);
+        let mut set = JoinSet::new();
+        let task = tokio_util::task::TaskTracker::new().spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let heard = Arc::clone(&heard);
+                set.spawn(async move {
+                    let mut tcp = BufReader::new(tcp);
+                    while let Some(hook) = read(&mut tcp).await {
+                        *heard.lock().unwrap().entry(hook.id()).or_default() += 1;
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                        if tcp.write_all(answer).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self {
+            url,
+            counts,
+            _task: AbortOnDropHandle::new(task),
+        }
+    }
+
+    /// How many different events came.
+    pub(super) fn distinct(&self) -> usize {
+        self.counts.lock().unwrap().len()
+    }
+
+    /// How many came more than once.
+    pub(super) fn repeated(&self) -> usize {
+        let counts = self.counts.lock().unwrap();
+        counts.values().filter(|count| **count > 1).count()
+    }
+}
+
+async fn serve(tcp: TcpStream, hooks: Arc<Mutex<Vec<Hook>>>, script: Arc<Script>) {
+    let mut tcp = BufReader::new(tcp);
     while let Some(hook) = read(&mut tcp).await {
         let number = {
             let mut hooks = hooks.lock().unwrap();
@@ -490,7 +596,7 @@ async fn serve(mut tcp: TcpStream, hooks: Arc<Mutex<Vec<Hook>>>, script: Arc<Scr
     }
 }
 
-async fn read(tcp: &mut TcpStream) -> Option<Hook> {
+async fn read(tcp: &mut BufReader<TcpStream>) -> Option<Hook> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(tcp.read_u8().await.ok()?);
