@@ -3,11 +3,12 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const PUBLIC: [&str; 5] = [
+const PUBLIC: [&str; 6] = [
     "qrelay/v1/tenant.proto",
     "qrelay/v1/code.proto",
     "qrelay/v1/endpoint.proto",
     "qrelay/v1/event.proto",
+    "qrelay/v1/conversion.proto",
     "qrelay/v1/rate_limit.proto",
 ];
 

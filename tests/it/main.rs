@@ -16,6 +16,7 @@
 mod architecture;
 mod clients;
 mod contract;
+mod conversions;
 mod crash_ledger;
 mod durability;
 mod filters;

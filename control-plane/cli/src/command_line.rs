@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use crate::{
     demo,
     failure::Failure,
-    operator::{code, delivery, endpoint, event, key, tail, tenant},
+    operator::{code, conversion, delivery, endpoint, event, key, tail, tenant},
     up,
 };
 
@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Delivery(delivery::Args),
     /// List and look at recorded events
     Event(event::Args),
+    /// Report what a scan led to
+    Conversion(conversion::Args),
     /// Follow events as they are recorded
     Tail(Box<tail::Args>),
     /// Print a shell's completion script

@@ -11,8 +11,9 @@ use std::{
 
 use clap::Args;
 use qrelay_proto::v1::{
-    code_service_client::CodeServiceClient, endpoint_service_client::EndpointServiceClient,
-    event_service_client::EventServiceClient, tenant_service_client::TenantServiceClient,
+    code_service_client::CodeServiceClient, conversion_service_client::ConversionServiceClient,
+    endpoint_service_client::EndpointServiceClient, event_service_client::EventServiceClient,
+    tenant_service_client::TenantServiceClient,
 };
 use rustls::{
     RootCertStore,
@@ -164,6 +165,11 @@ impl Session {
     /// Endpoints and deliveries.
     pub(crate) fn endpoints(&self) -> EndpointServiceClient<Authorized> {
         EndpointServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// Conversions.
+    pub(crate) fn conversions(&self) -> ConversionServiceClient<Authorized> {
+        ConversionServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
     /// Events.

@@ -43,6 +43,7 @@ macro_rules! shown {
 shown!(
     ApiKey,
     Code,
+    Conversion,
     Delivery,
     Endpoint,
     Event,

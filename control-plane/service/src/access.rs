@@ -53,6 +53,7 @@ const TABLE: &[(&str, Access)] = &[
     ("/qrelay.v1.EndpointService/ListDeliveries", Access::Read),
     ("/qrelay.v1.EndpointService/GetDelivery", Access::Read),
     ("/qrelay.v1.EndpointService/RetryDelivery", Access::Write),
+    ("/qrelay.v1.ConversionService/CreateConversion", Access::Write),
     ("/qrelay.v1.EventService/ListEvents", Access::Read),
     ("/qrelay.v1.EventService/GetEvent", Access::Read),
     ("/qrelay.v1.EventService/StreamEvents", Access::Read),

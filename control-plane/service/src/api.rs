@@ -22,6 +22,7 @@ use url::Url;
 use crate::{
     auth::Authenticator,
     caller::{Caller, Role},
+    conversions::Recorder,
     page::Tokens,
     refusal,
     streams::StreamSlots,
@@ -37,6 +38,7 @@ pub(crate) struct Api {
     pub(crate) tokens: Tokens,
     pub(crate) auth: Arc<Authenticator>,
     pub(crate) streams: StreamSlots,
+    pub(crate) conversions: Recorder,
     /// Cancelled when the server stops: open streams end.
     pub(crate) stop: CancellationToken,
 }

@@ -110,7 +110,8 @@ fn check_tags(tags: &[String], violations: &mut Violations) {
     }
 }
 
-fn object(
+/// A field that holds a JSON object.
+pub(crate) fn object(
     field: &str,
     given: Option<&prost_types::Struct>,
     violations: &mut Violations,

@@ -2,7 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-use qrelay_store::{clock::SharedClock, limits, seal::Sealer, store::SharedStore, target::Targets};
+use qrelay_store::{
+    appender::Appender, clock::SharedClock, limits, seal::Sealer, store::SharedStore, target::Targets,
+};
 use rustls::ServerConfig;
 use url::Url;
 
@@ -50,6 +52,8 @@ pub struct Deps {
     pub sealer: Sealer,
     /// Judges endpoint URLs.
     pub targets: Targets,
+    /// Records conversions.
+    pub appender: Appender,
 }
 
 impl fmt::Debug for Deps {

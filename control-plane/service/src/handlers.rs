@@ -4,14 +4,15 @@
 use std::sync::Arc;
 
 use qrelay_proto::v1::{
-    self, code_service_server::CodeService, endpoint_service_server::EndpointService,
-    event_service_server::EventService, tenant_service_server::TenantService,
+    self, code_service_server::CodeService, conversion_service_server::ConversionService,
+    endpoint_service_server::EndpointService, event_service_server::EventService,
+    tenant_service_server::TenantService,
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
-    api::Api, api_keys, caller::Caller, codes, deliveries, endpoint_test, endpoints, events, refusal,
-    streams, tenants, usage,
+    api::Api, api_keys, caller::Caller, codes, conversions, deliveries, endpoint_test, endpoints, events,
+    refusal, streams, tenants, usage,
 };
 
 /// The services.
@@ -71,6 +72,10 @@ serve!(EndpointService {
     list_deliveries: v1::ListDeliveriesRequest => v1::ListDeliveriesResponse = deliveries::list,
     get_delivery: v1::GetDeliveryRequest => v1::Delivery = deliveries::read,
     retry_delivery: v1::RetryDeliveryRequest => v1::Delivery = deliveries::retry,
+});
+
+serve!(ConversionService {
+    create_conversion: v1::CreateConversionRequest => v1::Conversion = conversions::create,
 });
 
 serve!(EventService {

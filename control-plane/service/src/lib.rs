@@ -18,6 +18,7 @@ mod caller;
 mod code_fields;
 mod codes;
 mod config;
+mod conversions;
 mod deliveries;
 mod destination;
 mod endpoint_fields;

@@ -67,6 +67,13 @@ pub(crate) fn not_found(kind: &str, id: &str) -> Status {
     Status::with_error_details(Code::NotFound, message, resource(kind, id))
 }
 
+/// NOT_FOUND, where an event that was there may have gone with age.
+pub(crate) fn event_not_kept(id: &str) -> Status {
+    let id = echo(id);
+    let message = format!("there is no event `{id}`, or it is no longer kept");
+    Status::with_error_details(Code::NotFound, message, resource("Event", id))
+}
+
 /// ALREADY_EXISTS: something has this name already.
 pub(crate) fn exists(kind: &str, name: &str, message: &str) -> Status {
     Status::with_error_details(Code::AlreadyExists, message, resource(kind, echo(name)))

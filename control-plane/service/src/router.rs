@@ -6,8 +6,9 @@ use axum::{Router, middleware};
 use qrelay_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
-        code_service_server::CodeServiceServer, endpoint_service_server::EndpointServiceServer,
-        event_service_server::EventServiceServer, tenant_service_server::TenantServiceServer,
+        code_service_server::CodeServiceServer, conversion_service_server::ConversionServiceServer,
+        endpoint_service_server::EndpointServiceServer, event_service_server::EventServiceServer,
+        tenant_service_server::TenantServiceServer,
     },
 };
 use qrelay_rest::{FieldRange, OpenApiInfo, Transcoder};
@@ -36,11 +37,12 @@ pub enum BuildError {
 }
 
 /// The services that health answers for.
-pub(crate) const SERVICES: [&str; 4] = [
+pub(crate) const SERVICES: [&str; 5] = [
     "qrelay.v1.TenantService",
     "qrelay.v1.CodeService",
     "qrelay.v1.EndpointService",
     "qrelay.v1.EventService",
+    "qrelay.v1.ConversionService",
 ];
 
 /// Assembles the router.
@@ -63,6 +65,7 @@ where
         .add_service(TenantServiceServer::new(handlers.clone()).max_decoding_message_size(bytes_max))
         .add_service(CodeServiceServer::new(handlers.clone()).max_decoding_message_size(bytes_max))
         .add_service(EndpointServiceServer::new(handlers.clone()).max_decoding_message_size(bytes_max))
+        .add_service(ConversionServiceServer::new(handlers.clone()).max_decoding_message_size(bytes_max))
         .add_service(EventServiceServer::new(handlers).max_decoding_message_size(bytes_max))
         .prepare()
         .into_axum_router()

@@ -29,6 +29,7 @@ use crate::{
     api::Api,
     auth::Authenticator,
     config::{Config, Deps},
+    conversions::Recorder,
     gate::{Gate, Peer},
     measures::{self, Open},
     page::Tokens,
@@ -51,6 +52,7 @@ pub struct Server {
     tls: Option<Arc<ServerConfig>>,
     health: HealthReporter,
     stop: CancellationToken,
+    conversions: Recorder,
 }
 
 impl std::fmt::Debug for Server {
@@ -72,6 +74,7 @@ impl Server {
             deps.clock.clone(),
             config.admin_key.clone(),
         ));
+        let conversions = Recorder::new(deps.store.clone(), deps.appender);
         let api = Arc::new(Api {
             store: deps.store,
             clock: deps.clock,
@@ -81,6 +84,7 @@ impl Server {
             public_url: config.public_url,
             auth: Arc::clone(&auth),
             streams: StreamSlots::default(),
+            conversions: conversions.clone(),
             stop: stop.clone(),
         });
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -90,6 +94,7 @@ impl Server {
             tls: config.tls,
             health,
             stop,
+            conversions,
         })
     }
 
@@ -129,6 +134,7 @@ impl Server {
             closed.cancel();
             connections.wait().await;
         }
+        self.conversions.close();
     }
 }
 

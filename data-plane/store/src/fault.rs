@@ -29,9 +29,9 @@ use crate::{
     model::{ApiKey, Code, Endpoint, SecretRow, ShortLink, Tenant},
     store::{
         AttemptRow, Attempts, Batch, Cas, Change, ChangeError, Changed, CheckpointDelta, CodeFilter, Command,
-        CommandResult, Commands, ConfigChange, ConfigLog, ConfigRow, DeliveryFilter, DeliveryPage,
-        DeliveryPosition, Fence, Heads, Install, Lease, Leases, Log, Page, Registry, Result, SharedStore,
-        Store, StoreError, WriterRow,
+        CommandResult, Commands, ConfigChange, ConfigLog, ConfigRow, ConversionRow, Conversions,
+        DeliveryFilter, DeliveryPage, DeliveryPosition, Fence, Heads, Install, Lease, Leases, Log, Page,
+        Registry, Result, SharedStore, Store, StoreError, WriterRow,
     },
 };
 
@@ -99,11 +99,14 @@ pub enum Op {
     PendingCommands,
     FinishCommand,
     Command,
+    ClaimConversion,
+    TakeConversion,
+    FinishConversion,
 }
 
 impl Op {
     /// Those that change something.
-    pub const WRITES: [Op; 13] = [
+    pub const WRITES: [Op; 16] = [
         Op::RegisterWriter,
         Op::Append,
         Op::PublishHeads,
@@ -117,6 +120,9 @@ impl Op {
         Op::RecordAttempts,
         Op::PutCommand,
         Op::FinishCommand,
+        Op::ClaimConversion,
+        Op::TakeConversion,
+        Op::FinishConversion,
     ];
 }
 
@@ -411,6 +417,12 @@ pass_on!(Commands {
     PendingCommands: fn pending_commands(partition: PartitionId, limit: usize) -> Result<Vec<Command>>;
     FinishCommand: fn finish_command(partition: PartitionId, id: CommandId, result: &CommandResult) -> Result<()>;
     Command: fn command(partition: PartitionId, id: CommandId) -> Result<Option<Command>>;
+});
+
+pass_on!(Conversions {
+    ClaimConversion: fn claim_conversion(row: &ConversionRow) -> Result<Option<ConversionRow>>;
+    TakeConversion: fn take_conversion(row: &ConversionRow, from: WriterId) -> Result<bool>;
+    FinishConversion: fn finish_conversion(tenant: TenantId, external_id: &str, event: EventAddress) -> Result<()>;
 });
 
 #[cfg(test)]

@@ -301,6 +301,9 @@ pub const API_KEY_CACHED: Duration = Duration::from_secs(1);
 pub const API_KEYS_CACHED_MAX: u64 = 100_000;
 /// A key's last use is noted at most so often.
 pub const API_KEY_TOUCH_PERIOD: Duration = Duration::from_secs(30);
+/// Conversions being recorded at once: as many as requests. Those that the log has taken and not acknowledged count on
+/// when their callers have gone.
+pub const CONVERSIONS_UNDER_WAY_MAX: usize = API_IN_FLIGHT_MAX;
 /// Tries to make a change while others change the same row.
 pub const API_CHANGE_ATTEMPTS: u32 = 8;
 

@@ -4,6 +4,8 @@
 //! error of kind [`StoreError::Unavailable`] the outcome is unknown; callers repeat with the same arguments,
 //! which must be harmless. The conformance suite is the judge of all this.
 
+mod conversions;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
@@ -21,6 +23,8 @@ use crate::{
     },
     model::{ApiKey, Code, Endpoint, EventPattern, Resource, ResourceId, SecretRow, ShortLink, Tenant},
 };
+
+pub use self::conversions::{ConversionRow, Conversions};
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +52,9 @@ pub struct Install {
 }
 
 /// Everything that qrelay remembers.
-pub trait Store: Log + ConfigLog + Registry + Leases + Attempts + Commands + Send + Sync + 'static {
+pub trait Store:
+    Log + ConfigLog + Registry + Leases + Attempts + Commands + Conversions + Send + Sync + 'static
+{
     /// What was fixed at creation.
     fn install(&self) -> &Install;
 

@@ -2,6 +2,7 @@
 //! and shows the answer. Rules about values are the API's, whose errors name the field.
 
 pub(crate) mod code;
+pub(crate) mod conversion;
 pub(crate) mod delivery;
 pub(crate) mod endpoint;
 pub(crate) mod event;

@@ -99,6 +99,7 @@ pub async fn start(config: Config, metrics: Metrics, show_to: AdminKeyTo) -> Res
     let api = api(
         &config,
         &opened,
+        &appender,
         admin_key,
         sealer.clone(),
         targets.clone(),
@@ -363,6 +364,7 @@ async fn edge(
 fn api(
     config: &Config,
     opened: &Opened,
+    appender: &Appender,
     admin_key: qrelay_control::AdminKey,
     sealer: Sealer,
     targets: Targets,
@@ -380,6 +382,7 @@ fn api(
         clock: Arc::clone(&opened.clock),
         sealer,
         targets,
+        appender: appender.clone(),
     };
     Ok(qrelay_control::Server::build(settings, deps)?)
 }

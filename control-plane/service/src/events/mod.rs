@@ -19,7 +19,7 @@ use qrelay_store::{
 use tonic::Status;
 
 use self::history::{History, Position};
-pub(crate) use self::render::{Renderer, to_proto};
+pub(crate) use self::render::{Renderer, record_at, to_proto};
 use crate::{
     api::Api,
     caller::Caller,

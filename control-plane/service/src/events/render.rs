@@ -90,21 +90,25 @@ impl Renderer {
     }
 
     async fn record_at(&self, address: EventAddress, tenant: TenantId) -> Result<Option<Event>> {
-        let Some(batch) = self
-            .store
-            .batch(address.partition, address.writer, address.seq)
-            .await?
-        else {
-            return Ok(None);
-        };
-        let records = decode_batch(&batch.body).map_err(|error| StoreError::Corrupt(error.to_string()))?;
-        match records.get(usize::from(address.index)) {
-            Some(Ok(record)) if record.head().is_some_and(|head| head.tenant == tenant) => {
-                self.record(address, record).await
+        match record_at(&self.store, address).await? {
+            Some(record) if record.head().is_some_and(|head| head.tenant == tenant) => {
+                self.record(address, &record).await
             }
             _ => Ok(None),
         }
     }
+}
+
+/// The record at an address of the log, if one stands there that can be read.
+pub(crate) async fn record_at(store: &SharedStore, address: EventAddress) -> Result<Option<Record<'static>>> {
+    let batch = store
+        .batch(address.partition, address.writer, address.seq)
+        .await?;
+    let Some(batch) = batch else { return Ok(None) };
+    let mut records = decode_batch(&batch.body).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+    let at = usize::from(address.index);
+    let record = (at < records.len()).then(|| records.swap_remove(at));
+    Ok(record.and_then(Result::ok).map(Record::into_owned))
 }
 
 /// The contract's form of an event.

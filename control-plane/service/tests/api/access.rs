@@ -61,7 +61,8 @@ async fn world(api: &Api) -> World {
         .await
         .ok();
     let (key_id, _) = api.key(&tenant, "read_write").await;
-    let code = api.post(&read_write, "/v1/codes", code()).await.ok().text("id");
+    let code = api.post(&read_write, "/v1/codes", code()).await.ok();
+    let (code, short_id) = (code.text("id"), code.text("short_id"));
     let endpoint = api
         .post(&read_write, "/v1/endpoints", endpoint())
         .await
@@ -79,6 +80,7 @@ async fn world(api: &Api) -> World {
         ("Event", event),
         ("endpoint_id", endpoint),
         ("tenant_id", tenant.clone()),
+        ("short_id", short_id),
     ]);
     World {
         tenant,
@@ -154,9 +156,14 @@ fn request(rpc: &MethodDescriptor, world: &World) -> DynamicMessage {
         }
         if let Kind::Message(inner) = field.kind() {
             let mut body = DynamicMessage::new(inner.clone());
+            let conversion = [
+                ("external_id", Value::String("order 1".into())),
+                ("short_id", Value::String(world.ids["short_id"].clone())),
+            ];
             let filled: &[(&str, Value)] = match inner.name() {
                 "Tenant" => &[("name", Value::String("Acme".into()))],
                 "ApiKey" => &[("name", Value::String("k".into()))],
+                "Conversion" => &conversion,
                 "Code" => &[("destination_url", Value::String("https://example.com/".into()))],
                 "Endpoint" => &[
                     ("url", Value::String("https://hooks.example.com/".into())),

@@ -10,6 +10,7 @@ use qrelay_proto::v1::{
     event_service_client::EventServiceClient,
 };
 use qrelay_store::{
+    appender::Appender,
     clock::{SharedClock, SystemClock},
     fault::FaultStore,
     seal::{MasterKeys, Sealer},
@@ -51,6 +52,8 @@ pub(crate) type Client = InterceptedService<Channel, WithKey>;
 pub(crate) struct Api {
     pub(crate) address: SocketAddr,
     pub(crate) store: SharedStore,
+    /// Its writer.
+    pub(crate) appender: Appender,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     /// Makes the store fail.
@@ -145,11 +148,15 @@ impl Api {
             .with("other.example.com", Ok(vec!["93.184.216.34".parse().unwrap()]))
             .with("inside.example.com", Ok(vec!["10.0.0.7".parse().unwrap()]))
             .with("down.example.com", Err(ResolveError::Timeout));
+        let system: SharedClock = Arc::new(SystemClock);
+        let appender = Appender::start(store.clone(), &system, "test", Duration::from_millis(20)).await;
+        let appender = appender.unwrap();
         let deps = Deps {
             store: Arc::clone(&store),
             clock: setup.clock,
             sealer: Sealer::new(Arc::new(keys)),
             targets: Targets::new(TargetPolicy::default(), Arc::new(resolver)),
+            appender: appender.clone(),
         };
         let config = Config {
             public_url: "https://qr.example".parse().unwrap(),
@@ -166,6 +173,7 @@ impl Api {
         Self {
             address,
             store,
+            appender,
             stop,
             tasks,
             faults,

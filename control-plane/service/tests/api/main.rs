@@ -4,6 +4,7 @@
 
 mod access;
 mod codes;
+mod conversions;
 mod endpoints;
 mod events;
 mod harness;

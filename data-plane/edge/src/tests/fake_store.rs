@@ -408,6 +408,21 @@ impl Commands for FakeStore {
     }
 }
 
+#[async_trait]
+impl Conversions for FakeStore {
+    async fn claim_conversion(&self, _: &ConversionRow) -> Result<Option<ConversionRow>> {
+        unimplemented!()
+    }
+
+    async fn take_conversion(&self, _: &ConversionRow, _: WriterId) -> Result<bool> {
+        unimplemented!()
+    }
+
+    async fn finish_conversion(&self, _: TenantId, _: &str, _: EventAddress) -> Result<()> {
+        unimplemented!()
+    }
+}
+
 impl Store for FakeStore {
     fn install(&self) -> &Install {
         &self.install

@@ -13,6 +13,7 @@
 pub mod attempts;
 pub mod commands;
 pub mod config;
+pub mod conversions;
 pub mod leases;
 pub mod lists;
 pub mod log;
@@ -114,6 +115,12 @@ macro_rules! conformance_tests {
             a_repeated_command_is_put_down_once,
             too_many_pending_commands_are_refused,
             commands_and_results_are_hinted_at,
+        });
+        $crate::conformance_tests!(@ $fixture, conversions {
+            of_concurrent_claims_of_a_conversion_one_is_made,
+            conversions_are_apart_by_tenant_and_external_id,
+            an_unfinished_conversion_is_taken_from_the_writer_that_had_it_only,
+            a_finished_conversion_keeps_its_first_address,
         });
 
         #[test]

@@ -14,9 +14,10 @@ use crate::{
         ApiKey, Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, FailureRules, Filter,
         Host, IpPrivacy, KeyRole, Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
     },
+    record::ConversionRecord,
     store::{
-        AttemptRow, Batch, Change, Command, CommandKind, DeliveryStatus, Expected, Fence, Heads, Lease,
-        SecretChange, SharedStore, WriterRow,
+        AttemptRow, Batch, Change, Command, CommandKind, ConversionRow, DeliveryStatus, Expected, Fence,
+        Heads, Lease, SecretChange, SharedStore, WriterRow,
     },
 };
 
@@ -246,5 +247,26 @@ pub fn command(created_at: Timestamp) -> Command {
         },
         created_at,
         result: None,
+    }
+}
+
+/// A reported conversion that is not recorded yet.
+pub fn conversion(external_id: &'static str) -> ConversionRow {
+    ConversionRow {
+        record: ConversionRecord {
+            tenant: TenantId::random(),
+            code: CodeId::random(),
+            code_version: 1,
+            at: at(3),
+            external_id: external_id.into(),
+            value: Some("49.90".into()),
+            currency: None,
+            properties: "{}".into(),
+            scan: None,
+        },
+        body_hash: [1; 32],
+        partition: P,
+        writer: WriterId::random(),
+        event: None,
     }
 }

@@ -10,6 +10,7 @@ mod attempts;
 mod change;
 mod commands;
 mod config_log;
+mod conversions;
 mod fault;
 mod install;
 mod leases;

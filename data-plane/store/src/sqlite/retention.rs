@@ -1,7 +1,7 @@
 //! Retention: what is old leaves, in steps so small that no commit waits long for one.
 //!
 //! A step is a transaction of the file's writer thread, bounded in rows and bytes; between steps there is a pause.
-//! Batches, attempts and configuration rows go by age. Request ids go when they expire, commands and unnamed chunks
+//! Batches, attempts, reported conversions and configuration rows go by age. Request ids go when they expire, commands and unnamed chunks
 //! after a day, and a writer's row once it is closed, old, and none of its batches is left. Registry rows stay.
 //!
 //! Freed pages are used again; when a quarter of a file is free, it is made smaller, in steps too.
@@ -53,11 +53,12 @@ impl SqliteStore {
         let now = self.clock.now();
         let aged = now.before(keep);
         let (log, main) = (&self.log_writer, &self.main_writer);
-        let steps: [(&Writer, Step, Timestamp); 7] = [
+        let steps: [(&Writer, Step, Timestamp); 8] = [
             (log, batches, aged),
             (log, writers, aged),
             (main, attempts, aged),
             (main, config_rows, aged),
+            (main, conversions, aged),
             (main, requests, now),
             (main, commands, now.before(limits::COMMANDS_KEPT)),
             (main, chunks, now.before(limits::CHUNK_UNNAMED_KEPT)),
@@ -226,6 +227,15 @@ fn commands(connection: &Connection, before: Timestamp) -> Result<u64, Fault> {
         "SELECT rowid, coalesce(octet_length(result), 0) FROM command
          WHERE created_at < ?1 ORDER BY created_at LIMIT ?2",
         "DELETE FROM command WHERE rowid = ?1",
+        params![before.as_millis(), limits::RETENTION_ROWS_PER_STEP],
+    )
+}
+
+fn conversions(connection: &Connection, before: Timestamp) -> Result<u64, Fault> {
+    delete(
+        connection,
+        "SELECT rowid, octet_length(doc) FROM conversion WHERE at < ?1 ORDER BY at LIMIT ?2",
+        "DELETE FROM conversion WHERE rowid = ?1",
         params![before.as_millis(), limits::RETENTION_ROWS_PER_STEP],
     )
 }

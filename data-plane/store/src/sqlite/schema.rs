@@ -39,6 +39,7 @@ pub(super) static MAIN: Schema = Schema {
     migrations: &[
         include_str!("schema/main-1.sql"),
         include_str!("schema/main-2.sql"),
+        include_str!("schema/main-3.sql"),
     ],
     install_sql: "SELECT id FROM install",
 };

@@ -6,13 +6,14 @@ use super::*;
 use crate::{
     checkpoint::{RowKey, RowKind},
     clock::ManualClock,
-    conformance::samples::{at, attempt, code, command, create, endpoint, event, lease, tenant},
+    conformance::samples::{at, attempt, code, command, conversion, create, endpoint, event, lease, tenant},
     event::EventType,
     id::{ConfigSeq, OwnerId, TenantId},
     model::Resource,
     sqlite::{conformance::in_memory_dir, retention::*, writer::Atomicity},
     store::{
-        Attempts, Change, Changed, CheckpointDelta, Commands, ConfigLog, Heads, Leases, Registry, RequestKey,
+        Attempts, Change, Changed, CheckpointDelta, Commands, ConfigLog, Conversions, Heads, Leases,
+        Registry, RequestKey,
     },
 };
 
@@ -291,4 +292,18 @@ async fn retention_stops_when_told() {
         stop.cancel();
     };
     tokio::join!(running, stopping);
+}
+
+#[tokio::test]
+async fn a_conversions_external_id_is_forgotten_when_its_event_is() {
+    let bench = bench();
+    let mut row = conversion("order 1");
+    row.record.at = bench.now();
+    bench.store.claim_conversion(&row).await.unwrap();
+    bench.clock.advance(KEEP);
+    assert_eq!(bench.pass().await, 0);
+    assert!(bench.store.claim_conversion(&row).await.unwrap().is_some());
+    bench.clock.advance(Duration::from_millis(1));
+    assert_eq!(bench.pass().await, 1);
+    assert_eq!(bench.store.claim_conversion(&row).await.unwrap(), None);
 }
