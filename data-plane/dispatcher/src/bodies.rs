@@ -103,6 +103,9 @@ impl Bodies {
         let row = row.ok_or(NoBody::Never("the event is no longer in the configuration log"))?;
         let change = row.changes.get(usize::from(event.index));
         let change = change.ok_or(NoBody::Never("the event's change cannot be read"))?;
+        if let Some(event) = Event::health_changed(&self.store.install().ids, event, change) {
+            return Ok((event, None));
+        }
         let (Some(kind), ResourceId::Code(code)) = (change.event, change.resource) else {
             return Err(NoBody::Never("the change makes no event"));
         };

@@ -2,6 +2,7 @@
 
 use qrelay_store::{
     Timestamp,
+    checkpoint::LastFailure,
     event::EventType,
     id::{EndpointId, PartitionId, TenantId},
     model::{Endpoint, EndpointIntent, EventPattern, FailureRules, Filter, Signature},
@@ -35,5 +36,13 @@ pub(crate) fn endpoint(number: u8) -> Endpoint {
         failure: FailureRules::default(),
         filter: Filter::default(),
         payload: qrelay_store::model::Payload::default(),
+    }
+}
+
+/// An answer with this status.
+pub(crate) fn answer(response_status: u16) -> LastFailure {
+    LastFailure {
+        error_class: "http".into(),
+        response_status: Some(response_status),
     }
 }

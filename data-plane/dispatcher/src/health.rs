@@ -4,6 +4,10 @@
 //! Who answers again is not flooded: attempts under way at once start at one, and each success makes room for one
 //! more, so that they double with every round of answers (slow start); a failure on the way halves them.
 //!
+//! Each change of state is announced as an event (`endpoint.*`), once it is saved: [`EndpointHealth::unannounced`] is the
+//! last one. An endpoint that comes and goes floods nobody: announcements are paced, and one that waits is replaced by the
+//! next change, so that what is told then is how the endpoint stands.
+//!
 //! Pure rules over [`EndpointHealth`], which the checkpoint keeps. Failures are counted by attempt; our own trouble
 //! is nobody's failure. Nothing here loses an event: a disabled endpoint's deliveries wait.
 
@@ -11,8 +15,8 @@ use std::time::Duration;
 
 use qrelay_store::{
     Timestamp,
-    checkpoint::{EndpointHealth, HealthState},
-    limits::FAILURES_TO_DISABLE_MIN,
+    checkpoint::{EndpointHealth, HealthChange, HealthReason, HealthState},
+    limits::{FAILURES_TO_DISABLE_MIN, HEALTH_EVENT_PERIOD, HEALTH_EVENTS_BURST},
     model::Endpoint,
 };
 
@@ -23,8 +27,10 @@ pub enum Sign {
     Success,
     /// Anything else that is not our fault.
     Failure,
-    /// The receiver wants no more.
+    /// A 410: the receiver wants no more.
     Gone,
+    /// The receiver asked for no more by a header.
+    Unwanted,
 }
 
 /// Takes an attempt's outcome into account. Says whether the state changed.
@@ -41,12 +47,12 @@ pub fn observe(health: &mut EndpointHealth, sign: Sign, endpoint: &Endpoint, now
             // A straggler's success does not lift it either: that is for its tenant to do.
             return false;
         }
-        health.consecutive_failures = 0;
-        health.failing_since = None;
+        let changed = enter(health, HealthState::Healthy, HealthReason::Succeeded, now);
+        end_failures(health);
         health.ramp = ramp
             .map(|width| width + 1)
             .filter(|width| *width < endpoint.max_concurrency);
-        return enter(health, HealthState::Healthy);
+        return changed;
     }
     health.ramp = health.ramp.map(|width| (width / 2).max(1));
     health.consecutive_failures += 1;
@@ -55,13 +61,15 @@ pub fn observe(health: &mut EndpointHealth, sign: Sign, endpoint: &Endpoint, now
     let endured = Duration::from_millis(rules.disable_after_ms);
     let too_long = !endured.is_zero() && failures >= FAILURES_TO_DISABLE_MIN && now.since(since) >= endured;
     let too_many = rules.degrade_after > 0 && failures >= u64::from(rules.degrade_after);
-    let state = match health.state {
-        _ if sign == Sign::Gone || too_long => HealthState::Disabled,
-        HealthState::Healthy if too_many => HealthState::Degraded,
+    let (state, reason) = match (sign, health.state) {
+        (Sign::Gone, _) => (HealthState::Disabled, HealthReason::Gone),
+        (Sign::Unwanted, _) => (HealthState::Disabled, HealthReason::ReceiverAsked),
+        _ if too_long => (HealthState::Disabled, HealthReason::FailingTooLong),
+        (_, HealthState::Healthy) if too_many => (HealthState::Degraded, HealthReason::Failures),
         // A straggler's failure does not lift a disabled endpoint.
-        state => state,
+        (_, state) => (state, HealthReason::Failures),
     };
-    enter(health, state)
+    enter(health, state, reason, now)
 }
 
 /// Starts anew when the tenant set the endpoint active since. Says whether the state changed.
@@ -70,9 +78,9 @@ pub fn enable(health: &mut EndpointHealth, endpoint: &Endpoint) -> bool {
         return false;
     }
     health.enabled_epoch = endpoint.enabled_epoch;
-    health.consecutive_failures = 0;
-    health.failing_since = None;
-    let changed = enter(health, HealthState::Healthy);
+    let at = endpoint.updated_at;
+    let changed = enter(health, HealthState::Healthy, HealthReason::SetActive, at);
+    end_failures(health);
     if changed {
         health.ramp = Some(1);
     }
@@ -94,13 +102,55 @@ pub fn on_probation(health: &EndpointHealth) -> bool {
     !health.ever_succeeded || health.state != HealthState::Healthy
 }
 
-fn enter(health: &mut EndpointHealth, state: HealthState) -> bool {
-    let changed = health.state != state;
-    if changed {
-        health.state = state;
-        health.version += 1;
+/// When the pending change may be announced; none when there is none.
+pub fn announce_at(health: &EndpointHealth, now: Timestamp) -> Option<Timestamp> {
+    health.unannounced.as_ref()?;
+    let ahead_max = HEALTH_EVENT_PERIOD * (HEALTH_EVENTS_BURST - 1);
+    let due = health.paced_to.map(|paced_to| paced_to.before(ahead_max));
+    // Further away than any pace leads: the clock was set back.
+    Some(
+        due.filter(|due| due.since(now) <= HEALTH_EVENT_PERIOD)
+            .unwrap_or(now),
+    )
+}
+
+/// A change was announced: as an event if `told`. Says whether it is the pending one.
+pub fn announced(health: &mut EndpointHealth, version: u64, told: bool, now: Timestamp) -> bool {
+    if told {
+        let ahead_max = HEALTH_EVENT_PERIOD * HEALTH_EVENTS_BURST;
+        let paced_to = health
+            .paced_to
+            .filter(|paced_to| paced_to.since(now) <= ahead_max);
+        health.paced_to = Some(paced_to.unwrap_or(now).max(now).after(HEALTH_EVENT_PERIOD));
     }
-    changed
+    health
+        .unannounced
+        .take_if(|change| change.version == version)
+        .is_some()
+}
+
+fn end_failures(health: &mut EndpointHealth) {
+    health.consecutive_failures = 0;
+    health.failing_since = None;
+    health.last_failure = None;
+}
+
+fn enter(health: &mut EndpointHealth, state: HealthState, reason: HealthReason, at: Timestamp) -> bool {
+    if health.state == state {
+        return false;
+    }
+    health.state = state;
+    health.version += 1;
+    health.unannounced = Some(HealthChange {
+        version: health.version,
+        state,
+        reason,
+        at,
+        consecutive_failures: health.consecutive_failures,
+        failing_since: health.failing_since,
+        last_failure: health.last_failure.clone(),
+    });
+    true
 }
 
 #[cfg(test)]
@@ -256,5 +306,114 @@ mod tests {
         endpoint.enabled_epoch = 2;
         enable(&mut health, &endpoint);
         assert_eq!(concurrency(&health, &endpoint), endpoint.max_concurrency);
+    }
+
+    #[test]
+    fn a_change_says_why_and_what_led_to_it_or_what_it_ended() {
+        let mut endpoint = usual();
+        let mut health = EndpointHealth::default();
+        let said = |health: &EndpointHealth| {
+            let change = health.unannounced.as_ref().unwrap();
+            (
+                change.version,
+                change.state,
+                change.reason,
+                change.at,
+                change.consecutive_failures,
+                change.failing_since,
+            )
+        };
+        for hour in 1..=5 {
+            observe(&mut health, Sign::Failure, &endpoint, at(hour));
+        }
+        let degraded = (
+            1,
+            HealthState::Degraded,
+            HealthReason::Failures,
+            at(5),
+            5,
+            Some(at(1)),
+        );
+        assert_eq!(said(&health), degraded);
+        observe(&mut health, Sign::Success, &endpoint, at(6));
+        let recovered = (
+            2,
+            HealthState::Healthy,
+            HealthReason::Succeeded,
+            at(6),
+            5,
+            Some(at(1)),
+        );
+        assert_eq!(said(&health), recovered);
+        observe(&mut health, Sign::Unwanted, &endpoint, at(7));
+        let asked = (
+            3,
+            HealthState::Disabled,
+            HealthReason::ReceiverAsked,
+            at(7),
+            1,
+            Some(at(7)),
+        );
+        assert_eq!(said(&health), asked);
+        (endpoint.enabled_epoch, endpoint.updated_at) = (1, at(8));
+        enable(&mut health, &endpoint);
+        let set_active = (
+            4,
+            HealthState::Healthy,
+            HealthReason::SetActive,
+            at(8),
+            1,
+            Some(at(7)),
+        );
+        assert_eq!(said(&health), set_active);
+        assert_eq!((health.consecutive_failures, health.failing_since), (0, None));
+    }
+
+    #[test]
+    fn an_endpoint_that_comes_and_goes_is_announced_at_its_pace_only() {
+        let mut health = EndpointHealth::default();
+        let second = |second: u64| Timestamp::EPOCH.after(Duration::from_secs(second));
+        let mut announced_at = Vec::new();
+        for now in 0..3600 {
+            let sign = if now % 10 < 5 {
+                Sign::Failure
+            } else {
+                Sign::Success
+            };
+            observe(&mut health, sign, &usual(), second(now));
+            if announce_at(&health, second(now)).is_some_and(|due| due <= second(now)) {
+                let version = health.unannounced.as_ref().unwrap().version;
+                assert_eq!(version, health.version, "always the last change");
+                assert!(announced(&mut health, version, true, second(now)));
+                announced_at.push(now);
+            }
+        }
+        let burst = usize::try_from(HEALTH_EVENTS_BURST).unwrap();
+        assert_eq!(announced_at[..burst], [4, 5, 14, 15], "the first ones at once");
+        for pair in announced_at[burst..].windows(2) {
+            assert!(
+                pair[1] - pair[0] >= HEALTH_EVENT_PERIOD.as_secs(),
+                "{announced_at:?}"
+            );
+        }
+        let expected = 3600 / HEALTH_EVENT_PERIOD.as_secs();
+        assert!(
+            announced_at.len() as u64 + 2 >= expected,
+            "it goes on: {announced_at:?}"
+        );
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_keeps_no_announcement_for_longer_than_the_pace() {
+        let mut health = EndpointHealth::default();
+        observe(&mut health, Sign::Gone, &usual(), at(100));
+        for _ in 0..HEALTH_EVENTS_BURST {
+            assert!(!announced(&mut health, 0, true, at(100)), "an earlier change");
+        }
+        let next = at(100).after(HEALTH_EVENT_PERIOD);
+        assert_eq!(announce_at(&health, at(100)), Some(next));
+        assert_eq!(announce_at(&health, at(1)), Some(at(1)));
+        assert!(announced(&mut health, 1, true, at(1)));
+        assert_eq!(announce_at(&health, at(1)), None);
     }
 }

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Timestamp, id::EndpointId, record::Classification};
+use crate::{clock::Timestamp, event::EventType, id::EndpointId, record::Classification};
 
 /// Names a row of a checkpoint.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -73,6 +73,58 @@ pub struct EndpointHealth {
     pub backlog: Option<Backlog>,
     /// Attempts that may be under way while it is on its way back to all it may have; none when it is there.
     pub ramp: Option<u32>,
+    /// The last attempt that failed, or whose answer said that the receiver wants no more.
+    pub last_failure: Option<LastFailure>,
+    /// The last change of `state`, until it is announced. Saved before, so that no crash loses it.
+    pub unannounced: Option<HealthChange>,
+    /// Announcements are paced: how far they are ahead of their pace.
+    pub paced_to: Option<Timestamp>,
+}
+
+/// How an attempt failed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LastFailure {
+    /// As in [`crate::store::AttemptRow::error_class`].
+    pub error_class: String,
+    /// The HTTP status, if one came.
+    pub response_status: Option<u16>,
+}
+
+/// A change of [`EndpointHealth::state`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HealthChange {
+    /// Which one, from 1: [`EndpointHealth::version`] after it.
+    pub version: u64,
+    /// To what.
+    pub state: HealthState,
+    /// Why.
+    pub reason: HealthReason,
+    /// When.
+    pub at: Timestamp,
+    /// Failed attempts in a row: those that led to it, or that it ended.
+    pub consecutive_failures: u64,
+    /// When their row began.
+    pub failing_since: Option<Timestamp>,
+    /// The last of them.
+    pub last_failure: Option<LastFailure>,
+}
+
+/// Why an endpoint's health changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthReason {
+    /// So many attempts in a row failed.
+    Failures,
+    /// Nothing but failures came for too long.
+    FailingTooLong,
+    /// The receiver answered 410.
+    Gone,
+    /// The receiver asked to be sent no more.
+    ReceiverAsked,
+    /// An attempt succeeded.
+    Succeeded,
+    /// Its tenant set it active.
+    SetActive,
 }
 
 /// What an owner found about an endpoint.
@@ -86,6 +138,26 @@ pub enum HealthState {
     Degraded,
     /// It failed for 24 hours, or answered 410.
     Disabled,
+}
+
+impl HealthState {
+    /// As in the contract.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "active",
+            Self::Degraded => "degraded",
+            Self::Disabled => "disabled",
+        }
+    }
+
+    /// The event that announces it.
+    pub const fn event(self) -> EventType {
+        match self {
+            Self::Healthy => EventType::EndpointRecovered,
+            Self::Degraded => EventType::EndpointDegraded,
+            Self::Disabled => EventType::EndpointDisabled,
+        }
+    }
 }
 
 /// What waits for an endpoint.

@@ -1,7 +1,7 @@
 //! Event types, and how an event's body is made.
 //!
-//! A body is rendered from the record and the immutable `(code_id, version)` row alone, so that every attempt,
-//! replay and look-up has the same bytes. Payloads change by addition only.
+//! A body is rendered from the record and the immutable `(code_id, version)` row alone, or from the announcement that
+//! the configuration log keeps, so that every attempt, replay and look-up has the same bytes. Payloads change by addition only.
 
 use std::{fmt, str::FromStr};
 
@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    checkpoint::{HealthChange, HealthReason, HealthState, LastFailure},
     clock::Timestamp,
     id::{EventAddress, EventId, IdCipher},
-    model::{Code, CodeStatus},
+    model::{Code, CodeStatus, ResourceId},
     record::{Classification, ConversionRecord, ConvertedScan, Record, ScanRecord},
+    store::{ConfigChange, HealthReport},
 };
 
 macro_rules! event_types {
@@ -48,6 +50,12 @@ event_types! {
     CodeDeleted = "code.deleted",
     /// What a scan led to was reported.
     Conversion = "qr.conversion",
+    /// An endpoint failed again and again, and is tried sparingly.
+    EndpointDegraded = "endpoint.degraded",
+    /// An endpoint failed for too long, or wants no more: events wait until it is set active.
+    EndpointDisabled = "endpoint.disabled",
+    /// An endpoint that was degraded or disabled is sent to again.
+    EndpointRecovered = "endpoint.recovered",
 }
 
 impl EventType {
@@ -225,6 +233,33 @@ impl Event {
         }
     }
 
+    /// A change of an endpoint's health, as it was announced; none for any other change.
+    pub fn health_changed(ids: &IdCipher, address: EventAddress, change: &ConfigChange) -> Option<Self> {
+        let (ResourceId::Endpoint(endpoint), Some(report)) = (change.resource, &change.health) else {
+            return None;
+        };
+        let health = &report.change;
+        let failure = health.last_failure.as_ref();
+        let data = json!({
+            "endpoint_id": endpoint,
+            "tenant_id": change.tenant,
+            "url_origin": known(&report.url_origin),
+            "status": health.state.as_str(),
+            "reason": health.reason,
+            "since": health.at.to_string(),
+            "consecutive_failures": health.consecutive_failures,
+            "failing_since": health.failing_since.map(|at| at.to_string()),
+            "error_class": failure.and_then(|failure| known(&failure.error_class)),
+            "response_status": failure.and_then(|failure| failure.response_status),
+        });
+        Some(Self {
+            kind: change.event?,
+            id: ids.event_id(address),
+            created_at: change.at,
+            data: object(data),
+        })
+    }
+
     /// A synthetic scan of nobody's code: what an endpoint test sends.
     pub fn sample(ids: &IdCipher, address: EventAddress, at: Timestamp, tenant: crate::id::TenantId) -> Self {
         Self::sample_of(EventType::ScanCreated, ids, address, at, tenant).0
@@ -246,6 +281,9 @@ impl Event {
             }
             EventType::Conversion => {
                 Self::conversion(ids, address, &sample_conversion(tenant, at, address), &code)
+            }
+            EventType::EndpointDegraded | EventType::EndpointDisabled | EventType::EndpointRecovered => {
+                return (sample_health(kind, ids, address, at, tenant), None);
             }
         };
         (event, Some(code))
@@ -274,6 +312,44 @@ fn sample_scan(tenant: crate::id::TenantId, at: Timestamp) -> ScanRecord<'static
         accept_language: None,
         network: None,
     }
+}
+
+fn sample_health(
+    kind: EventType,
+    ids: &IdCipher,
+    address: EventAddress,
+    at: Timestamp,
+    tenant: crate::id::TenantId,
+) -> Event {
+    let (state, reason) = match kind {
+        EventType::EndpointDisabled => (HealthState::Disabled, HealthReason::Gone),
+        EventType::EndpointRecovered => (HealthState::Healthy, HealthReason::Succeeded),
+        _ => (HealthState::Degraded, HealthReason::Failures),
+    };
+    let change = ConfigChange {
+        resource: ResourceId::Endpoint(crate::id::EndpointId::from_bytes([0; 10])),
+        tenant,
+        version: 1,
+        at,
+        actor: String::new(),
+        event: Some(kind),
+        health: Some(Box::new(HealthReport {
+            url_origin: "https://example.com".to_owned(),
+            change: HealthChange {
+                version: 1,
+                state,
+                reason,
+                at,
+                consecutive_failures: 5,
+                failing_since: Some(at),
+                last_failure: Some(LastFailure {
+                    error_class: "http".to_owned(),
+                    response_status: Some(500),
+                }),
+            },
+        })),
+    };
+    Event::health_changed(ids, address, &change).expect("invariant: the change above is one of a health")
 }
 
 fn sample_conversion(
@@ -350,6 +426,40 @@ fn object(value: Value) -> Map<String, Value> {
 mod tests {
     use super::*;
     use crate::id::TenantId;
+
+    #[test]
+    fn a_health_event_tells_what_was_announced_and_no_more_of_the_url_than_its_origin() {
+        let ids = IdCipher::new(&[7; 16]);
+        let address = EventAddress::config(crate::id::ConfigSeq::new(3), 0);
+        let mut change = crate::conformance::samples::health_change(
+            &crate::conformance::samples::endpoint(TenantId::from_bytes([1; 10])),
+            1,
+            HealthState::Degraded,
+        );
+        let event = Event::health_changed(&ids, address, &change).unwrap();
+        let body: Value = serde_json::from_slice(&event.to_bytes()).unwrap();
+        assert_eq!(body["type"], "endpoint.degraded");
+        assert_eq!(
+            body["data"],
+            json!({
+                "endpoint_id": match change.resource {
+                    ResourceId::Endpoint(id) => id.to_string(),
+                    _ => String::new(),
+                },
+                "tenant_id": change.tenant.to_string(),
+                "url_origin": "https://hooks.example.com",
+                "status": "degraded",
+                "reason": "failures",
+                "since": "2023-11-14T22:13:20.001Z",
+                "consecutive_failures": 5,
+                "failing_since": "2023-11-14T22:13:20.000Z",
+                "error_class": "http",
+                "response_status": 500,
+            })
+        );
+        change.health = None;
+        assert_eq!(Event::health_changed(&ids, address, &change), None);
+    }
 
     #[test]
     fn a_conversions_body_names_its_code_and_scan() {

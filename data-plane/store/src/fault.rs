@@ -68,6 +68,7 @@ pub enum Op {
     ConfigAfter,
     ConfigRow,
     ConfigEventsBefore,
+    AnnounceHealth,
     Change,
     Tenant,
     Tenants,
@@ -106,11 +107,12 @@ pub enum Op {
 
 impl Op {
     /// Those that change something.
-    pub const WRITES: [Op; 16] = [
+    pub const WRITES: [Op; 17] = [
         Op::RegisterWriter,
         Op::Append,
         Op::PublishHeads,
         Op::CloseWriter,
+        Op::AnnounceHealth,
         Op::Change,
         Op::TouchApiKey,
         Op::Claim,
@@ -373,6 +375,7 @@ pass_on!(ConfigLog {
     ConfigHead: fn config_head() -> Result<ConfigSeq>;
     ConfigAfter: fn config_after(after: ConfigSeq, limit: usize) -> Result<Vec<ConfigRow>>;
     ConfigRow: fn config_row(seq: ConfigSeq) -> Result<Option<ConfigRow>>;
+    AnnounceHealth: fn announce_health(change: &ConfigChange) -> Result<Option<ConfigSeq>>;
     ConfigEventsBefore: fn config_events_before(tenant: TenantId, before: Option<(ConfigSeq, u16)>, limit: usize) -> Result<Vec<(ConfigSeq, u16, ConfigChange)>>;
 });
 

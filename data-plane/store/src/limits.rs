@@ -162,6 +162,13 @@ pub const RATE_BURST_MAX: u32 = 100_000;
 pub const OVERLOAD_PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The longest of them: soon after a long outage, somebody looks.
 pub const OVERLOAD_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Changes of an endpoint's health that are announced at once, after a quiet time: an outage and its end, twice.
+pub const HEALTH_EVENTS_BURST: u32 = 4;
+/// After those, one for each such time: an endpoint that comes and goes makes some 12 events an hour, however fast, and a
+/// tenant's hundred endpoints that all fail with each other's announcements make 1,200.
+pub const HEALTH_EVENT_PERIOD: Duration = Duration::from_secs(300);
+/// Announcements that one partition's owner has on their way to the store: a step of a mass outage.
+pub const HEALTH_EVENTS_AT_ONCE: usize = 16;
 /// Failures in a row that an endpoint must have had at least before it is disabled, however long ago the first was.
 pub const FAILURES_TO_DISABLE_MIN: u64 = 5;
 /// The longest time that failures are endured: nobody remembers an endpoint that failed for a month.

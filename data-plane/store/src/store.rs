@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    checkpoint::{RowKey, RowKind, UsageCounts},
+    checkpoint::{HealthChange, RowKey, RowKind, UsageCounts},
     clock::Timestamp,
     event::EventType,
     hints::Hints,
@@ -22,6 +22,7 @@ use crate::{
         SecretId, Seq, TenantId, WriterId,
     },
     model::{ApiKey, Code, Endpoint, EventPattern, Resource, ResourceId, SecretRow, ShortLink, Tenant},
+    target::TargetUrl,
 };
 
 pub use self::conversions::{ConversionRow, Conversions};
@@ -177,6 +178,37 @@ pub struct ConfigChange {
     pub actor: String,
     /// The event that it makes for subscribers, if any.
     pub event: Option<EventType>,
+    /// What an announcement of an endpoint's health says. Its `version` is that of the health, not of the endpoint's row,
+    /// which it does not change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Box<HealthReport>>,
+}
+
+/// What an announcement of an endpoint's health says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HealthReport {
+    /// Scheme and authority of the endpoint's URL. The whole may hold a secret, and other receivers get this.
+    pub url_origin: String,
+    /// What changed.
+    pub change: HealthChange,
+}
+
+impl ConfigChange {
+    /// The announcement of a change of an endpoint's health.
+    pub fn of_health(endpoint: &Endpoint, change: HealthChange, at: Timestamp, actor: &str) -> Self {
+        Self {
+            resource: ResourceId::Endpoint(endpoint.id),
+            tenant: endpoint.tenant,
+            version: change.version,
+            at,
+            actor: actor.to_owned(),
+            event: Some(change.state.event()),
+            health: Some(Box::new(HealthReport {
+                url_origin: TargetUrl::origin_of(&endpoint.url),
+                change,
+            })),
+        }
+    }
 }
 
 /// A row of the configuration log.
@@ -199,6 +231,11 @@ pub trait ConfigLog: Send + Sync {
 
     /// One row.
     async fn config_row(&self, seq: ConfigSeq) -> Result<Option<ConfigRow>>;
+
+    /// Announces a change of an endpoint's health ([`ConfigChange::of_health`]), as one event at most. None, and nothing
+    /// is done, when that version or a later one was announced before, or there is no live endpoint. A version whose
+    /// status is the one announced last (at first `active`) counts as announced, without an event.
+    async fn announce_health(&self, change: &ConfigChange) -> Result<Option<ConfigSeq>>;
 
     /// Changes of one tenant that make events, newest first, strictly below `before` (seq, index).
     async fn config_events_before(

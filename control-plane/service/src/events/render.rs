@@ -53,6 +53,9 @@ impl Renderer {
 
     /// A change's event, if it makes one.
     pub(crate) async fn change(&self, address: EventAddress, change: &ConfigChange) -> Result<Option<Event>> {
+        if let Some(event) = Event::health_changed(&self.store.install().ids, address, change) {
+            return Ok(Some(event));
+        }
         let (Some(kind), ResourceId::Code(id)) = (change.event, change.resource) else {
             return Ok(None);
         };

@@ -6,15 +6,17 @@ use qrelay_proto::v1;
 use qrelay_store::{
     Timestamp,
     appender::Appender,
+    checkpoint::{HealthChange, HealthReason, HealthState},
     clock::{Clock, SharedClock, SystemClock},
     event::Event,
     id::{EventAddress, TenantId},
     record::{Classification, Record, ScanRecord},
+    store::ConfigChange,
 };
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::harness::{ADMIN, Api, code};
+use crate::harness::{ADMIN, Api, code, endpoint};
 
 /// A tenant with a code, and a writer that records its scans.
 struct Scans<'a> {
@@ -139,6 +141,54 @@ async fn an_event_looks_the_same_listed_read_followed_and_in_a_webhook() {
         .await
         .unwrap();
     assert_eq!(followed, read.into_inner());
+}
+
+#[tokio::test]
+async fn a_change_of_an_endpoints_health_is_an_event_like_any_other() {
+    let api = Api::start().await;
+    let (ours, theirs) = (Scans::of(&api).await, Scans::of(&api).await);
+    let made = api.post(&ours.key, "/v1/endpoints", endpoint()).await.ok();
+    let row = api
+        .store
+        .endpoint(made.text("id").parse().unwrap())
+        .await
+        .unwrap();
+    let request = v1::StreamEventsRequest {
+        r#type: "endpoint.*".to_owned(),
+        ..Default::default()
+    };
+    let mut client = api.events(&ours.key).await;
+    let mut stream = client.stream_events(request).await.unwrap().into_inner();
+    stream.message().await.unwrap();
+    let at = Timestamp::from_millis(1_772_548_338_492);
+    let change = HealthChange {
+        version: 1,
+        state: HealthState::Degraded,
+        reason: HealthReason::Failures,
+        at,
+        consecutive_failures: 5,
+        failing_since: Some(at),
+        last_failure: None,
+    };
+    let change = ConfigChange::of_health(&row.unwrap(), change, at, "dispatcher");
+    let seq = api.store.announce_health(&change).await.unwrap().unwrap();
+    let ids = &api.store.install().ids;
+    let address = EventAddress::config(seq, 0);
+    let webhook = Event::health_changed(ids, address, &change).unwrap();
+    let webhook: Value = serde_json::from_slice(&webhook.to_bytes()).unwrap();
+    assert_eq!(ours.list("type=endpoint.*").await, std::slice::from_ref(&webhook));
+    assert_eq!(ours.list("type=endpoint.disabled").await, [] as [Value; 0]);
+    assert_eq!(theirs.list("type=endpoint.*").await, [] as [Value; 0]);
+    let of_code = format!("code_id={}&type=endpoint.*", ours.code);
+    assert_eq!(ours.list(&of_code).await, [] as [Value; 0]);
+    let path = format!("/v1/events/{}", id(&webhook));
+    assert_eq!(api.get(&ours.key, &path).await.ok().body, webhook);
+    assert_eq!(api.get(&theirs.key, &path).await.status, 404);
+    let followed = stream.message().await.unwrap().unwrap().event.unwrap();
+    assert_eq!(
+        (&followed.id, &followed.r#type),
+        (&id(&webhook), &"endpoint.degraded".to_owned())
+    );
 }
 
 #[tokio::test]

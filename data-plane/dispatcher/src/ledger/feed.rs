@@ -28,12 +28,16 @@ pub struct Seen {
     pub code: Option<CodeId>,
     /// What scanned, if it is a scan.
     pub classification: Option<Classification>,
+    /// The endpoint that it is about: it is told to the others.
+    pub subject: Option<EndpointId>,
 }
 
 impl Seen {
-    /// Whether an endpoint subscribes to it and its filter lets it pass.
+    /// Whether an endpoint subscribes to it, is not what it is about, and its filter lets it pass.
     fn is_for(&self, endpoint: &Endpoint) -> bool {
-        endpoint.subscribes(self.event_type) && endpoint.filter.passes(self.code, self.classification)
+        self.subject != Some(endpoint.id)
+            && endpoint.subscribes(self.event_type)
+            && endpoint.filter.passes(self.code, self.classification)
     }
 }
 

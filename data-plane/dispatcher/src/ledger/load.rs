@@ -111,6 +111,9 @@ impl Ledger {
             return;
         };
         let enabled_since = health.enabled_epoch < endpoint.enabled_epoch;
+        if let Some(change) = &health.unannounced {
+            self.unannounced.insert(id, change.clone());
+        }
         subscriber.health = health;
         health::enable(&mut subscriber.health, &endpoint);
         if enabled_since {

@@ -11,11 +11,12 @@
 //! - [`recall`]: a delivery is sent again because its tenant asks.
 //! - [`settle`]: endpoints leave the shared run, rejoin it, and are removed.
 //! - [`load`]: from a saved checkpoint.
-//! - [`backlog`]: what the control plane is told.
+//! - [`backlog`]: what the control plane is told; `announce`: what subscribers are told of an endpoint's health.
 //!
 //! While a plan is under way nobody leaves, rejoins or is removed, and deliveries that it saves as outstanding are
 //! not completed (their completion is deferred): so what is planned stays true until the store has answered.
 
+mod announce;
 pub mod backlog;
 mod draft;
 pub mod feed;
@@ -26,6 +27,8 @@ pub mod sending;
 pub mod settle;
 
 #[cfg(test)]
+mod announce_tests;
+#[cfg(test)]
 mod tests;
 
 use std::{
@@ -35,7 +38,7 @@ use std::{
 
 use qrelay_store::{
     Timestamp,
-    checkpoint::{EndpointHealth, HealthState},
+    checkpoint::{EndpointHealth, HealthChange, HealthState},
     event::EventType,
     id::{EndpointId, EventAddress, PartitionId, TenantId},
     limits::{
@@ -226,6 +229,8 @@ pub struct Ledger {
     /// Health rows as they stand in the store.
     health_rows: BTreeMap<EndpointId, String>,
     health_changed: BTreeSet<EndpointId>,
+    /// Changes of health that the store has and that were not announced, as it has them.
+    unannounced: BTreeMap<EndpointId, HealthChange>,
     under_way: Option<UnderWay>,
     /// Endpoints for which something changed that may let them send.
     woken: BTreeSet<EndpointId>,
@@ -258,6 +263,7 @@ impl Ledger {
             run_rows: BTreeMap::new(),
             health_rows: BTreeMap::new(),
             health_changed: BTreeSet::new(),
+            unannounced: BTreeMap::new(),
             under_way: None,
             woken: BTreeSet::new(),
             undone: 0,

@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use qrelay_store::{
-    checkpoint::RowKey,
+    checkpoint::{HealthChange, RowKey},
     id::{EndpointId, EventAddress},
     limits,
     store::CheckpointDelta,
@@ -66,7 +66,14 @@ pub struct Plan {
     saves: Vec<ChunkSave>,
     usage: UsageDelta,
     runs: BTreeMap<RunName, Option<String>>,
-    health: BTreeMap<EndpointId, Option<String>>,
+    health: BTreeMap<EndpointId, HealthRow>,
+}
+
+/// A row of an endpoint's health, and the change in it that is to be announced.
+#[derive(Clone, Debug)]
+struct HealthRow {
+    row: Option<String>,
+    change: Option<HealthChange>,
 }
 
 impl Plan {
@@ -122,11 +129,8 @@ impl Ledger {
                 None => self.run_rows.remove(&name),
             };
         }
-        for (endpoint, row) in plan.health {
-            match row {
-                Some(row) => self.health_rows.insert(endpoint, row),
-                None => self.health_rows.remove(&endpoint),
-            };
+        for (endpoint, HealthRow { row, change }) in plan.health {
+            self.health_saved(endpoint, row, change);
         }
         self.settle_deferred();
         unnamed
@@ -221,7 +225,7 @@ impl Ledger {
         delta.rows.extend(
             health
                 .iter()
-                .map(|(endpoint, row)| (RowKey::health(*endpoint), row.clone())),
+                .map(|(endpoint, health)| (RowKey::health(*endpoint), health.row.clone())),
         );
         debug_assert!(
             draft.oversized || delta.bytes() <= limits::CHECKPOINT_BYTES_MAX,
@@ -290,12 +294,13 @@ impl Ledger {
     }
 
     /// Health rows that differ from what is saved, as many as fit.
-    fn health_rows(&mut self, budget: usize) -> BTreeMap<EndpointId, Option<String>> {
+    fn health_rows(&mut self, budget: usize) -> BTreeMap<EndpointId, HealthRow> {
         let (mut rows, mut spent) = (BTreeMap::new(), 0);
         while let Some(endpoint) = self.health_changed.pop_first() {
-            let row = self.subscriber(endpoint).map(|subscriber| {
-                serde_json::to_string(&subscriber.health).expect("invariant: health makes JSON")
-            });
+            let health = self.subscriber(endpoint).map(|subscriber| &subscriber.health);
+            let row =
+                health.map(|health| serde_json::to_string(health).expect("invariant: health makes JSON"));
+            let change = health.and_then(|health| health.unannounced.clone());
             if self.health_rows.get(&endpoint) == row.as_ref() {
                 continue;
             }
@@ -304,7 +309,7 @@ impl Ledger {
                 self.health_changed.insert(endpoint);
                 break;
             }
-            rows.insert(endpoint, row);
+            rows.insert(endpoint, HealthRow { row, change });
         }
         rows
     }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use qrelay_store::{
     Timestamp,
+    checkpoint::LastFailure,
     event::EventType,
     id::{EndpointId, EventAddress},
     model::Endpoint,
@@ -174,13 +175,21 @@ impl Ledger {
     }
 
     /// Takes an attempt's outcome into account for the endpoint's health. Says whether its state changed.
-    pub fn observe(&mut self, endpoint: EndpointId, sign: Sign, wall: Timestamp) -> bool {
+    pub fn observe(
+        &mut self,
+        endpoint: EndpointId,
+        sign: Sign,
+        answer: LastFailure,
+        wall: Timestamp,
+    ) -> bool {
         let Some(subscriber) = self.subscribers.get_mut(&endpoint) else {
             return false;
         };
         self.health_changed.insert(endpoint);
         if sign == Sign::Success {
             subscriber.slowed = 0;
+        } else {
+            subscriber.health.last_failure = Some(answer);
         }
         health::observe(&mut subscriber.health, sign, &subscriber.config, wall)
     }

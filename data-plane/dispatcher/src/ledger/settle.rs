@@ -194,6 +194,7 @@ impl Ledger {
         self.dirty.retain(|(id, _)| *id != endpoint);
         self.recalled.retain(|(id, _)| *id != endpoint);
         self.own.remove(&endpoint);
+        self.unannounced.remove(&endpoint);
         if let Some(ids) = self.tenants.get_mut(&subscriber.config.tenant) {
             ids.retain(|id| *id != endpoint);
             if ids.is_empty() {

@@ -156,6 +156,7 @@ fn batch_for_all(count: u16, seq: u64) -> SeenBatch {
             recorded_at: at,
             code: None,
             classification: Some(Classification::Human),
+            subject: None,
         }
     });
     SeenBatch {
@@ -241,7 +242,12 @@ fn endpoints_that_lag_never_stop_the_shared_run() {
     // The shared run read 60,000 deliveries, and then all of their endpoints said that they are gone.
     assert!(!ledger.may_read(), "the test tests nothing");
     for endpoint in gone {
-        ledger.observe(*endpoint, crate::health::Sign::Gone, at(0).wall);
+        ledger.observe(
+            *endpoint,
+            crate::health::Sign::Gone,
+            fixture::answer(410),
+            at(0).wall,
+        );
     }
     ledger.settle(at(1).now);
     assert_eq!(ledger.own_runs().count(), gone.len());

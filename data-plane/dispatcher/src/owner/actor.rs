@@ -75,6 +75,8 @@ pub(super) enum Done {
     Commands(Result<Vec<Asked>>),
     /// A command's result was put down, or not.
     Finished(CommandId, Result<()>),
+    /// A change of an endpoint's health was announced, or not.
+    Announced(EndpointId, u64, Result<Option<ConfigSeq>>),
     /// Something that nobody waits for.
     Nothing,
     /// The lease was given back, or not.
@@ -150,6 +152,9 @@ pub(super) struct Actor {
     pub(super) tests: VecDeque<Command>,
     /// Retries that were taken and are not saved yet: which delivery, as of which revision.
     pub(super) retries: HashMap<CommandId, (EndpointId, EventAddress, u32)>,
+    // Announcements of health: when to look, and those on their way.
+    pub(super) announce_at: Instant,
+    pub(super) announcing: HashSet<EndpointId>,
     settle_at: Instant,
     report_at: Instant,
 }
@@ -203,6 +208,8 @@ impl Actor {
             known_commands: HashSet::new(),
             tests: VecDeque::new(),
             retries: HashMap::new(),
+            announce_at: now,
+            announcing: HashSet::new(),
             settle_at: now,
             report_at: now,
         };
@@ -267,6 +274,7 @@ impl Actor {
         if self.mode == Mode::Running {
             self.read_own_runs(now);
             self.poll_commands(now);
+            self.announce(now);
             self.take_turns(now);
         }
         self.record_rows(now);
@@ -292,6 +300,9 @@ impl Actor {
         match self.mode {
             Mode::Running => {
                 wake = wake.min(self.commands_due);
+                if self.ledger.has_unannounced() {
+                    wake = wake.min(self.announce_at);
+                }
                 if let Some((at, ..)) = self.timers.first() {
                     wake = wake.min(*at);
                 }
@@ -353,6 +364,7 @@ impl Actor {
             Done::Saved(sending, plan, answer) => self.end_save(sending, plan, answer),
             Done::Commands(commands) => self.take_commands(commands),
             Done::Finished(command, result) => self.command_finished(command, result),
+            Done::Announced(endpoint, version, result) => self.end_announcement(endpoint, version, result),
             Done::Released(result) => {
                 match result {
                     Ok(Cas::Applied) => {

@@ -5,6 +5,7 @@
 //! included, and the partition is claimed anew like any other.
 
 mod actor;
+mod announce;
 mod commands;
 mod reader;
 mod retries;

@@ -243,6 +243,10 @@ pub(super) fn see_config(row: &ConfigRow) -> SeenBatch {
                 _ => None,
             },
             classification: None,
+            subject: match change.resource {
+                ResourceId::Endpoint(endpoint) => Some(endpoint),
+                _ => None,
+            },
         })
     });
     SeenBatch {
@@ -294,6 +298,7 @@ pub(super) fn see(batch: &Batch, counts_for: PartitionId) -> SeenBatch {
                         Record::Scan(scan) => Some(scan.classification),
                         _ => None,
                     },
+                    subject: None,
                 });
             }
             Err(error) => {

@@ -245,6 +245,7 @@ impl Actor {
                     self.ledger.settle(now);
                     self.release_kept_rows(now);
                     self.finish_kept_retries();
+                    self.announce_at = now;
                 }
             }
             Saved::Never => {

@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use qrelay_store::{
+    checkpoint::LastFailure,
     event::EventType,
     id::{EndpointId, Seq},
     limits::{ATTEMPT_ROWS_WAITING_MAX, PACE_UNKNOWN_PAUSE},
@@ -326,22 +327,26 @@ impl Actor {
         let gone_disables = subscriber.config.failure.gone_disables;
         let unwanted = outcome.wish == Some(Wish::Disable);
         let signs = match (outcome.status, outcome.fault()) {
-            _ if outcome.is_success() && unwanted => [Some(Sign::Success), Some(Sign::Gone)],
+            _ if outcome.is_success() && unwanted => [Some(Sign::Success), Some(Sign::Unwanted)],
             _ if outcome.is_success() => [Some(Sign::Success), None],
             // Our own trouble says nothing about the endpoint.
             (_, Some(Fault::Ours)) => return,
             (Some(410), _) if gone_disables => [Some(Sign::Gone), None],
-            _ if unwanted => [Some(Sign::Gone), None],
+            _ if unwanted => [Some(Sign::Unwanted), None],
             _ => [Some(Sign::Failure), None],
         };
         for sign in signs.into_iter().flatten() {
-            self.observe_sign(job, sign);
+            self.observe_sign(job, sign, outcome);
         }
     }
 
-    fn observe_sign(&mut self, job: &Job, sign: Sign) {
+    fn observe_sign(&mut self, job: &Job, sign: Sign, outcome: &Outcome) {
         let wall = self.wall();
-        if self.ledger.observe(job.endpoint.id, sign, wall)
+        let answer = LastFailure {
+            error_class: outcome.class().as_str().to_owned(),
+            response_status: outcome.status,
+        };
+        if self.ledger.observe(job.endpoint.id, sign, answer, wall)
             && let Some(subscriber) = self.ledger.subscriber(job.endpoint.id)
         {
             tracing::warn!(endpoint = %job.endpoint.id, state = ?subscriber.health.state, failures = subscriber.health.consecutive_failures, "an endpoint's health changed");

@@ -49,6 +49,7 @@ impl Source {
             at: Timestamp::EPOCH,
             actor: "admin".to_owned(),
             event: None,
+            health: None,
         };
         log.push(ConfigRow {
             seq,

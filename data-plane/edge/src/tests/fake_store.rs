@@ -96,6 +96,7 @@ impl FakeStore {
             at,
             actor: "admin".to_owned(),
             event: None,
+            health: None,
         };
         rows.config.push(ConfigRow {
             seq,
@@ -239,6 +240,10 @@ impl ConfigLog for FakeStore {
     }
 
     async fn config_row(&self, _: ConfigSeq) -> Result<Option<ConfigRow>> {
+        unimplemented!()
+    }
+
+    async fn announce_health(&self, _: &ConfigChange) -> Result<Option<ConfigSeq>> {
         unimplemented!()
     }
 

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use futures::future::join_all;
 
-use super::samples::{create, tenant, update};
+use super::samples::{create, endpoint, health_change, tenant, update};
 use crate::{
+    checkpoint::HealthState,
     event::EventType,
-    id::ConfigSeq,
+    id::{ConfigSeq, TenantId},
     model::Resource,
     store::{Changed, SharedStore},
 };
@@ -99,4 +100,88 @@ pub async fn events_of_a_tenant_are_paged_backwards(store: &SharedStore) {
         }));
     }
     assert_eq!(paged, wanted);
+}
+
+pub async fn each_change_of_a_health_is_announced_once_and_only_what_is_new(store: &SharedStore) {
+    use HealthState::{Degraded, Disabled, Healthy};
+    let row = endpoint(TenantId::random());
+    store
+        .change(create(Resource::Endpoint(Box::new(row.clone()))))
+        .await
+        .unwrap();
+    let before = store.config_head().await.unwrap();
+    let announce = async |version, state| {
+        let change = health_change(&row, version, state);
+        store.announce_health(&change).await.unwrap().is_some()
+    };
+    assert!(!announce(1, Healthy).await, "nobody was told otherwise");
+    assert!(announce(2, Degraded).await);
+    assert!(!announce(2, Degraded).await, "a repeat");
+    assert!(!announce(1, Disabled).await, "an older one");
+    assert!(
+        !announce(5, Degraded).await,
+        "told already: what lay between was not"
+    );
+    assert!(announce(6, Healthy).await);
+    assert!(!announce(2, Degraded).await, "what a dead owner still has to say");
+    assert!(announce(7, Disabled).await);
+    let mut changed = row.clone();
+    changed.version = 2;
+    store
+        .change(update(Resource::Endpoint(Box::new(changed))))
+        .await
+        .unwrap();
+    assert!(
+        !announce(7, Disabled).await,
+        "the row changed, and what was told of it stays"
+    );
+    let wanted = [
+        health_change(&row, 2, Degraded),
+        health_change(&row, 6, Healthy),
+        health_change(&row, 7, Disabled),
+    ];
+    let rows = store.config_after(before, 100).await.unwrap();
+    let announced: Vec<_> = rows
+        .into_iter()
+        .flat_map(|row| row.changes)
+        .filter(|change| change.health.is_some())
+        .collect();
+    assert_eq!(announced, wanted);
+    let events = store.config_events_before(row.tenant, None, 10).await.unwrap();
+    let events: Vec<_> = events.into_iter().rev().map(|(_, _, change)| change).collect();
+    assert_eq!(events, wanted);
+}
+
+pub async fn a_health_is_announced_once_by_concurrent_callers(store: &SharedStore) {
+    let row = endpoint(TenantId::random());
+    store
+        .change(create(Resource::Endpoint(Box::new(row.clone()))))
+        .await
+        .unwrap();
+    let mut hinted = store.hints().config();
+    let change = health_change(&row, 1, HealthState::Degraded);
+    let calls = (0..8).map(|_| store.announce_health(&change));
+    let seqs: Vec<_> = join_all(calls)
+        .await
+        .into_iter()
+        .filter_map(Result::unwrap)
+        .collect();
+    assert_eq!(seqs.len(), 1);
+    assert!(*hinted.borrow_and_update() >= seqs[0]);
+}
+
+pub async fn a_deleted_endpoint_has_no_health_to_announce(store: &SharedStore) {
+    let mut row = endpoint(TenantId::random());
+    let change = health_change(&row, 1, HealthState::Degraded);
+    assert_eq!(store.announce_health(&change).await.unwrap(), None);
+    store
+        .change(create(Resource::Endpoint(Box::new(row.clone()))))
+        .await
+        .unwrap();
+    (row.deleted, row.version) = (true, 2);
+    store
+        .change(update(Resource::Endpoint(Box::new(row))))
+        .await
+        .unwrap();
+    assert_eq!(store.announce_health(&change).await.unwrap(), None);
 }

@@ -63,6 +63,9 @@ macro_rules! conformance_tests {
             changes_are_numbered_without_gaps_in_one_order,
             a_change_is_hinted_at_after_it_is_stored,
             events_of_a_tenant_are_paged_backwards,
+            each_change_of_a_health_is_announced_once_and_only_what_is_new,
+            a_health_is_announced_once_by_concurrent_callers,
+            a_deleted_endpoint_has_no_health_to_announce,
         });
         $crate::conformance_tests!(@ $fixture, registry {
             what_was_created_is_found,

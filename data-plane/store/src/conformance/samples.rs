@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde_json::{Map, json};
 
 use crate::{
+    checkpoint::{HealthChange, HealthReason, HealthState, LastFailure},
     clock::Timestamp,
     event::EventType,
     id::{
@@ -16,8 +17,8 @@ use crate::{
     },
     record::ConversionRecord,
     store::{
-        AttemptRow, Batch, Change, Command, CommandKind, ConversionRow, DeliveryStatus, Expected, Fence,
-        Heads, Lease, SecretChange, SharedStore, WriterRow,
+        AttemptRow, Batch, Change, Command, CommandKind, ConfigChange, ConversionRow, DeliveryStatus,
+        Expected, Fence, Heads, Lease, SecretChange, SharedStore, WriterRow,
     },
 };
 
@@ -269,4 +270,21 @@ pub fn conversion(external_id: &'static str) -> ConversionRow {
         writer: WriterId::random(),
         event: None,
     }
+}
+
+/// The announcement of change `version` of an endpoint's health.
+pub fn health_change(endpoint: &Endpoint, version: u64, state: HealthState) -> ConfigChange {
+    let change = HealthChange {
+        version,
+        state,
+        reason: HealthReason::Failures,
+        at: at(1),
+        consecutive_failures: 5,
+        failing_since: Some(at(0)),
+        last_failure: Some(LastFailure {
+            error_class: "http".to_owned(),
+            response_status: Some(500),
+        }),
+    };
+    ConfigChange::of_health(endpoint, change, at(2), "dispatcher")
 }

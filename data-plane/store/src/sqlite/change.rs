@@ -62,6 +62,7 @@ fn apply(connection: &Connection, change: Change) -> Result<Result<Changed, Chan
         at: change.at,
         actor: change.actor,
         event: change.event,
+        health: None,
     };
     Ok(Ok(Changed::Done(config_log::announce(connection, announced)?)))
 }

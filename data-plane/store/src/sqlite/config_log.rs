@@ -1,4 +1,5 @@
-//! The configuration log, in `main.db`. It is written by [`super::change`] only.
+//! The configuration log, in `main.db`. It is written by [`super::change`], and by announcements of endpoints' health,
+//! which change no row.
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -7,9 +8,11 @@ use super::{
     SqliteStore,
     fault::Fault,
     rows::{document, int, limit as sql_limit, number, parse},
+    writer::Atomicity,
 };
 use crate::{
     id::{ConfigSeq, TenantId},
+    model::ResourceId,
     store::{ConfigChange, ConfigLog, ConfigRow, Result},
 };
 
@@ -40,6 +43,20 @@ impl ConfigLog for SqliteStore {
 
     async fn config_row(&self, seq: ConfigSeq) -> Result<Option<ConfigRow>> {
         self.main_reads.read(move |connection| row(connection, seq)).await
+    }
+
+    async fn announce_health(&self, change: &ConfigChange) -> Result<Option<ConfigSeq>> {
+        let change = change.clone();
+        let seq = self
+            .main_writer
+            .submit(Atomicity::Savepoint, move |connection| {
+                announce_health(connection, change)
+            })
+            .await?;
+        if let Some(seq) = seq {
+            self.hints.publish_config(seq);
+        }
+        Ok(seq)
     }
 
     async fn config_events_before(
@@ -75,6 +92,27 @@ pub(super) fn announce(connection: &Connection, change: ConfigChange) -> Result<
             .execute(params![tenant.to_string(), seq])?;
     }
     Ok(ConfigSeq::new(seq.cast_unsigned()))
+}
+
+fn announce_health(connection: &Connection, change: ConfigChange) -> Result<Option<ConfigSeq>, Fault> {
+    let (ResourceId::Endpoint(endpoint), Some(report)) = (change.resource, &change.health) else {
+        return Err(Fault::Damaged("an announcement without a health".to_owned()));
+    };
+    let (endpoint, state) = (endpoint.to_string(), report.change.state.as_str());
+    let told: Option<(i64, String)> = connection
+        .prepare_cached("SELECT told_version, told_state FROM endpoint WHERE id = ?1 AND live")?
+        .query_row([&endpoint], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((_, told_state)) = told.filter(|(version, _)| *version < int(change.version)) else {
+        return Ok(None);
+    };
+    connection
+        .prepare_cached("UPDATE endpoint SET told_version = ?2, told_state = ?3 WHERE id = ?1")?
+        .execute(params![endpoint, int(change.version), state])?;
+    if told_state == state {
+        return Ok(None);
+    }
+    announce(connection, change).map(Some)
 }
 
 fn row(connection: &Connection, seq: ConfigSeq) -> Result<Option<ConfigRow>, Fault> {

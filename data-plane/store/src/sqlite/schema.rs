@@ -40,6 +40,7 @@ pub(super) static MAIN: Schema = Schema {
         include_str!("schema/main-1.sql"),
         include_str!("schema/main-2.sql"),
         include_str!("schema/main-3.sql"),
+        include_str!("schema/main-4.sql"),
     ],
     install_sql: "SELECT id FROM install",
 };

@@ -61,6 +61,11 @@ impl TargetUrl {
         }
     }
 
+    /// The same of a stored URL; empty when it is none.
+    pub fn origin_of(text: &str) -> String {
+        parse(text).map_or_else(|_| String::new(), |url| url.origin())
+    }
+
     /// Scheme and authority: all of a tenant's URL that may stand in a log, since path and query may hold secrets.
     pub fn origin(&self) -> String {
         format!("{}://{}", self.url.scheme(), self.authority())

@@ -257,6 +257,7 @@ impl World {
                 recorded_at: at,
                 code: None,
                 classification: Some(Classification::Human),
+                subject: None,
             }
         });
         let seen = SeenBatch {
@@ -337,7 +338,8 @@ impl World {
             Answer::Ok => {
                 self.delivered.insert((endpoint, event));
                 self.recording.push(((endpoint, event), true));
-                self.ledger.observe(endpoint, Sign::Success, at.wall);
+                self.ledger
+                    .observe(endpoint, Sign::Success, fixture::answer(200), at.wall);
                 Finish::Delivered
             }
             Answer::GivenUp => {
@@ -552,7 +554,8 @@ impl World {
             Op::Pause(number) => self.edit(*number, |endpoint| endpoint.intent = EndpointIntent::Paused),
             Op::Resume(number) => self.edit(*number, |endpoint| endpoint.intent = EndpointIntent::Active),
             Op::Disable(number) => {
-                self.ledger.observe(id(number), Sign::Gone, at.wall);
+                self.ledger
+                    .observe(id(number), Sign::Gone, fixture::answer(410), at.wall);
             }
             Op::Enable(number) => self.edit(*number, |endpoint| endpoint.enabled_epoch += 1),
             Op::Hold(number, ms) => self.ledger.hold(id(number), Duration::from_millis(*ms), at),
