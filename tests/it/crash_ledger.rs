@@ -1,21 +1,27 @@
 //! Promise 1 and 3 under `kill -9`: every scan that was answered is delivered to every endpoint, by id.
 //!
-//! A crowd scans at a fixed rate, whether the server lives or not. Three receivers note what comes; two of them fail
-//! half of what they get. The server is killed at random moments and started again. At the end each id that
-//! the crowd was answered with must have been accepted by each receiver. `QRELAY_TEST_KILLS` (25) and
-//! `QRELAY_TEST_SEED` steer it; both are printed.
+//! A crowd scans at a fixed rate, whether the server lives or not. Receivers note what comes: a healthy one, two that
+//! fail half of what they get, one that asks for pauses, one that a rate limit throttles. Meanwhile a tenant pauses and
+//! resumes endpoints, rotates their secrets with an overlap, and retries deliveries by hand ([`acts`]). The server is
+//! killed at random moments and started again. At the end each id that the crowd was answered with must have been
+//! accepted by each receiver, each retry that was answered must have been made, every signature must be one of a secret
+//! that was valid, and the limit must have held over all kills. `QRELAY_TEST_KILLS` (25) and `QRELAY_TEST_SEED` steer it;
+//! both are printed.
 //!
-//! That the test can fail was tried with two deliberate bugs: answering before the commit, and saving a cursor
-//! before the deliveries that are outstanding behind it.
+//! That the test can fail was tried with deliberate bugs: answering before the commit, saving a cursor before the
+//! deliveries that are outstanding behind it, and finishing a retry's command before its delivery is saved.
+
+mod acts;
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
 use qrelay_tests::{
     api::Api,
-    receiver::{Behaviour, Receiver},
+    receiver::{Behaviour, Receiver, verify},
     scan::Crowd,
     server::{Server, Setup},
     setting, wait_within,
@@ -24,8 +30,13 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use self::acts::{Acts, Subscription};
+
 /// Scans per second: enough that each kill meets scans in every stage, few enough for two cores in debug mode.
-const SCANS_PER_SECOND: u32 = 150;
+const SCANS_PER_SECOND: u32 = 100;
+/// What the throttled endpoint may get a second: less than there are scans, so that its backlog grows.
+const THROTTLE_PER_SECOND: u32 = 80;
+const THROTTLE_BURST: u32 = 5;
 /// How long the receivers may take after the last kill.
 const DRAIN: Duration = Duration::from_secs(180);
 
@@ -40,17 +51,20 @@ async fn every_answered_scan_is_delivered_across_kills() {
 
     let mut server = setup.start().await;
     let (_, api) = server.admin().tenant("ledger").await;
-    let receivers = receivers(&api, seed).await;
+    let begun = Instant::now();
+    let subscriptions = subscriptions(&api, seed).await;
     let code = json!({"short_id": "ledger", "destination_url": "https://example.com/"});
     api.post("/v1/codes", code).await;
 
     let crowd = Crowd::start(server.edge(), "/ledger", SCANS_PER_SECOND);
+    let acts = Acts::start(api.clone(), Arc::clone(&subscriptions), seed);
     let mut restarts = Vec::new();
     for _ in 0..kills {
         // Lets the server live for a random while: that is the experiment, not a wait for something.
         sleep(Duration::from_millis(random.random_range(20..1200))).await;
         restarts.push(kill_and_restart(&mut server, &setup).await);
     }
+    let acted = acts.finish().await;
     let ledger = crowd.finish().await;
     let answered = ledger.answered();
     assert!(
@@ -58,37 +72,71 @@ async fn every_answered_scan_is_delivered_across_kills() {
         "no scan was answered at all: the test proved nothing"
     );
 
-    for receiver in &receivers {
+    for subscription in subscriptions.iter() {
         wait_within(DRAIN, "every answered scan is delivered", async || {
-            missing(&answered, &receiver.accepted()).is_empty().then_some(())
+            missing(&answered, &subscription.receiver.accepted())
+                .is_empty()
+                .then_some(())
         })
         .await;
     }
-    report(&answered, &receivers, &mut restarts, seed);
-    check_arrivals(&receivers);
+    wait_within(DRAIN, "every retry that was answered is made", async || {
+        acted
+            .retries
+            .iter()
+            .all(|retry| retry.is_made(&subscriptions))
+            .then_some(())
+    })
+    .await;
+    report(&answered, &subscriptions, &mut restarts, seed);
+    println!(
+        "{} pauses, {} rotations, {} retries by hand",
+        acted.pauses,
+        acted.rotations,
+        acted.retries.len()
+    );
+    check_arrivals(&subscriptions);
+    check_limit(begun, &subscriptions[THROTTLED].receiver);
+    check_newest_secrets(&api, &subscriptions).await;
     server.stop().await;
 }
 
-async fn receivers(api: &Api, seed: u64) -> Vec<Receiver> {
+/// Which of the subscriptions a rate limit throttles.
+const THROTTLED: usize = 4;
+
+async fn subscriptions(api: &Api, seed: u64) -> Arc<Vec<Subscription>> {
     let failing = |seed| Behaviour::Fail {
         probability: 0.5,
         times_max: 6,
         seed,
     };
-    let mut receivers = Vec::new();
-    for behaviour in [Behaviour::Accept, failing(seed), failing(seed + 1)] {
+    let busy = Behaviour::Busy {
+        probability: 0.02,
+        seed,
+    };
+    let limit = json!({"per_second": THROTTLE_PER_SECOND, "burst": THROTTLE_BURST});
+    let mut subscriptions = Vec::new();
+    for (behaviour, settings) in [
+        (Behaviour::Accept, json!({})),
+        (failing(seed), json!({})),
+        // Never degraded: its retries are not slowed down, and more of them are outstanding at each kill.
+        (failing(seed + 1), json!({"failure": {"degrade_after": 0}})),
+        (busy, json!({"failure": {"retry_after_max": "0.2s"}})),
+        (Behaviour::Accept, json!({"rate_limit": limit})),
+    ] {
         let receiver = Receiver::start(behaviour).await;
         // Short pauses, so that the test ends; as many as the contract allows, so that crashes do not use them up.
         let schedule: Vec<String> = std::iter::once("0s")
             .chain(std::iter::repeat_n("1s", 19))
             .map(String::from)
             .collect();
-        let endpoint = json!({"url": receiver.url(), "events": ["scan.*"], "retry_schedule": schedule, "max_concurrency": 64});
+        let mut endpoint = json!({"url": receiver.url(), "events": ["scan.*"], "retry_schedule": schedule, "max_concurrency": 64});
+        let fields = endpoint.as_object_mut().unwrap();
+        fields.extend(settings.as_object().unwrap().clone());
         let endpoint: Value = api.post("/v1/endpoints", endpoint).await;
-        receiver.expect_secret(endpoint["secret"].as_str().unwrap());
-        receivers.push(receiver);
+        subscriptions.push(Subscription::new(receiver, &endpoint));
     }
-    receivers
+    Arc::new(subscriptions)
 }
 
 async fn kill_and_restart(server: &mut Server, setup: &Setup) -> Duration {
@@ -108,15 +156,15 @@ fn missing(answered: &HashSet<String>, accepted: &HashMap<String, u32>) -> Vec<S
         .collect()
 }
 
-fn report(answered: &HashSet<String>, receivers: &[Receiver], restarts: &mut [Duration], seed: u64) {
+fn report(answered: &HashSet<String>, subscriptions: &[Subscription], restarts: &mut [Duration], seed: u64) {
     restarts.sort();
     let (median, longest) = (restarts.get(restarts.len() / 2), restarts.last());
     println!(
         "answered {}, restarts median {median:?}, longest {longest:?}, seed {seed}",
         answered.len()
     );
-    for (at, receiver) in receivers.iter().enumerate() {
-        let accepted = receiver.accepted();
+    for (at, subscription) in subscriptions.iter().enumerate() {
+        let accepted = subscription.receiver.accepted();
         let duplicates: u32 = accepted.values().map(|count| count - 1).sum();
         // Scans recorded but cut off before their answer are delivered too.
         let unanswered = accepted.keys().filter(|id| !answered.contains(*id)).count();
@@ -128,8 +176,8 @@ fn report(answered: &HashSet<String>, receivers: &[Receiver], restarts: &mut [Du
 }
 
 /// Each attempt of an event had the same bytes and a right signature.
-fn check_arrivals(receivers: &[Receiver]) {
-    for receiver in receivers {
+fn check_arrivals(subscriptions: &[Subscription]) {
+    for Subscription { receiver, .. } in subscriptions {
         let mut bodies = HashMap::new();
         for arrival in receiver.arrivals() {
             assert_eq!(
@@ -147,5 +195,37 @@ fn check_arrivals(receivers: &[Receiver]) {
                 arrival.id
             );
         }
+    }
+}
+
+/// At every arrival no more came than the limit permitted since the endpoint was made. A request arrives after its first
+/// byte was written, never before, so this holds without any tolerance.
+fn check_limit(begun: Instant, receiver: &Receiver) {
+    for (count, arrival) in (1_u32..).zip(receiver.arrivals()) {
+        let elapsed = arrival.at.saturating_duration_since(begun).as_secs_f64();
+        let permitted = f64::from(THROTTLE_PER_SECOND) * elapsed + f64::from(THROTTLE_BURST);
+        assert!(
+            f64::from(count) <= permitted,
+            "{count} came where {permitted} were permitted"
+        );
+    }
+}
+
+/// The last rotation holds: a test is signed with the newest secret.
+async fn check_newest_secrets(api: &Api, subscriptions: &[Subscription]) {
+    for subscription in subscriptions {
+        subscription.receiver.behave(Behaviour::Accept);
+        let before = subscription.receiver.arrivals().len();
+        api.post(&format!("{}/test", subscription.path), json!({})).await;
+        let arrivals = subscription.receiver.arrivals();
+        let newest = subscription.newest_secret();
+        assert!(
+            arrivals[before..].iter().any(|arrival| {
+                let text = |name: &str| arrival.headers[name].to_str().unwrap();
+                let (time, signatures) = (text("webhook-timestamp"), text("webhook-signature"));
+                verify(&newest, &arrival.id, time, &arrival.body, signatures)
+            }),
+            "the newest secret does not sign"
+        );
     }
 }

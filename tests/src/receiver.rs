@@ -33,6 +33,13 @@ pub enum Behaviour {
         /// Makes it repeatable.
         seed: u64,
     },
+    /// 429 with `Retry-After: 1` with this probability.
+    Busy {
+        /// 0 to 1.
+        probability: f64,
+        /// Makes it repeatable.
+        seed: u64,
+    },
 }
 
 /// One webhook as it came.
@@ -55,7 +62,7 @@ pub struct Arrival {
 #[derive(Debug)]
 struct State {
     behaviour: Behaviour,
-    secret: Option<String>,
+    secrets: Vec<String>,
     arrivals: Vec<Arrival>,
     failures: HashMap<String, u32>,
     random: StdRng,
@@ -77,14 +84,13 @@ impl Receiver {
     pub async fn start(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let seed = if let Behaviour::Fail { seed, .. } = behaviour {
-            seed
-        } else {
-            0
+        let seed = match behaviour {
+            Behaviour::Fail { seed, .. } | Behaviour::Busy { seed, .. } => seed,
+            Behaviour::Accept | Behaviour::Answer(_) => 0,
         };
         let state = State {
             behaviour,
-            secret: None,
+            secrets: Vec::new(),
             arrivals: Vec::new(),
             failures: HashMap::new(),
             random: StdRng::seed_from_u64(seed),
@@ -104,12 +110,12 @@ impl Receiver {
         format!("http://{}/hook", self.address)
     }
 
-    /// Verifies from now on.
+    /// Verifies from now on, with this secret or any that it was told before.
     ///
     /// # Panics
     /// Never.
     pub fn expect_secret(&self, secret: &str) {
-        self.state.lock().unwrap().secret = Some(secret.to_owned());
+        self.state.lock().unwrap().secrets.push(secret.to_owned());
     }
 
     /// Answers otherwise from now on.
@@ -182,15 +188,10 @@ async fn receive(
     };
     let id = text("webhook-id");
     let mut state = state.lock().unwrap();
-    let verified = state.secret.as_deref().map(|secret| {
-        verify(
-            secret,
-            &id,
-            &text("webhook-timestamp"),
-            &body,
-            &text("webhook-signature"),
-        )
-    });
+    let (timestamp, signatures) = (text("webhook-timestamp"), text("webhook-signature"));
+    let by = |secret: &String| verify(secret, &id, &timestamp, &body, &signatures);
+    // The newest first: most are signed with it.
+    let verified = (!state.secrets.is_empty()).then(|| state.secrets.iter().rev().any(by));
     let status = state.answer(&id);
     let accepted = status.is_success();
     let at = tokio::time::Instant::now();
@@ -204,6 +205,10 @@ async fn receive(
     });
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = status;
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        let pause = http::HeaderValue::from_static("1");
+        answer.headers_mut().insert(http::header::RETRY_AFTER, pause);
+    }
     Ok(answer)
 }
 
@@ -212,6 +217,10 @@ impl State {
         match self.behaviour {
             Behaviour::Accept => StatusCode::OK,
             Behaviour::Answer(status) => StatusCode::from_u16(status).unwrap(),
+            Behaviour::Busy { probability, .. } if self.random.random_bool(probability) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
+            Behaviour::Busy { .. } => StatusCode::OK,
             Behaviour::Fail {
                 probability,
                 times_max,
