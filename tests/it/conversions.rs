@@ -32,10 +32,16 @@ async fn a_reported_conversion_becomes_a_verified_webhook_that_names_its_scan() 
         let endpoint = api.post("/v1/endpoints", endpoint).await;
         receiver.expect_secret(endpoint["secret"].as_str().unwrap());
     }
-    let code = json!({"short_id": "menu", "destination_url": "https://example.com/landing"});
+    let code = json!({
+        "short_id": "menu", "destination_url": "https://example.com/landing?a=b", "conversion_param": "qr_eid",
+    });
     api.post("/v1/codes", code).await;
     let scan = client::get(server.edge(), "/menu").await.unwrap();
-    let scan = scan.headers()["x-qrelay-scan"].to_str().unwrap().to_owned();
+    let landing = scan.headers()["location"].to_str().unwrap();
+    let scan = landing
+        .strip_prefix("https://example.com/landing?a=b&qr_eid=")
+        .unwrap()
+        .to_owned();
 
     let order = json!({"event_id": scan, "external_id": "order 1", "value": "49.90", "currency": "EUR"});
     let made = api.post("/v1/conversions", order.clone()).await;

@@ -27,6 +27,7 @@ pub(crate) const SETTABLE: Settable = Settable {
         "external_id",
         "metadata",
         "recipient",
+        "conversion_param",
     ],
     messages: &[],
 };
@@ -55,6 +56,7 @@ pub(crate) fn is_populated(given: &v1::Code, path: &str) -> bool {
         "external_id" => !given.external_id.is_empty(),
         "metadata" => given.metadata.is_some(),
         "recipient" => given.recipient.is_some(),
+        "conversion_param" => !given.conversion_param.is_empty(),
         _ => false,
     }
 }
@@ -92,8 +94,24 @@ pub(crate) fn set(code: &mut Code, path: &str, given: &v1::Code, violations: &mu
         }
         "metadata" => code.metadata = object("metadata", given.metadata.as_ref(), violations),
         "recipient" => code.recipient = object("recipient", given.recipient.as_ref(), violations),
+        "conversion_param" => {
+            if !is_param(&given.conversion_param) {
+                violations.add("conversion_param", "must be [A-Za-z][A-Za-z0-9_-]{0,31}");
+            }
+            code.conversion_param.clone_from(&given.conversion_param);
+        }
         _ => {}
     }
+}
+
+/// Empty, or a name that needs no escaping in a query.
+fn is_param(name: &str) -> bool {
+    let rest = name.strip_prefix(|first: char| first.is_ascii_alphabetic());
+    let plain = |text: &str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    };
+    name.is_empty() || (name.len() <= limits::CONVERSION_PARAM_BYTES_MAX && rest.is_some_and(plain))
 }
 
 fn check_tags(tags: &[String], violations: &mut Violations) {
@@ -158,5 +176,6 @@ pub(crate) fn show(api: &Api, code: &Code) -> v1::Code {
         created_at: Some(wire::time(code.created_at)),
         updated_at: Some(wire::time(code.updated_at)),
         tenant_id: code.tenant.to_string(),
+        conversion_param: code.conversion_param.clone(),
     }
 }

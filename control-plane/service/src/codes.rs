@@ -41,7 +41,7 @@ pub(crate) async fn create(
     {
         set(&mut code, path, &given, &mut violations);
     }
-    check_circle(api, &code, &mut violations);
+    check_destination(api, &code, &mut violations);
     violations.finish()?;
     check_blocking(caller, CodeStatus::Active, code.status)?;
     let canonical = v1::CreateCodeRequest {
@@ -170,7 +170,7 @@ pub(crate) async fn update(
     paths
         .iter()
         .for_each(|path| set(&mut scratch, path, &given, &mut violations));
-    check_circle(api, &scratch, &mut violations);
+    check_destination(api, &scratch, &mut violations);
     violations.finish()?;
     rewrite(
         api,
@@ -275,17 +275,22 @@ fn blank(api: &Api, tenant: &Tenant, short_id: &str) -> Code {
         external_id: String::new(),
         metadata: Map::new(),
         recipient: Map::new(),
+        conversion_param: String::new(),
         created_at: now,
         updated_at: now,
         version: 1,
     }
 }
 
-/// A code must not lead to itself.
-fn check_circle(api: &Api, code: &Code, violations: &mut Violations) {
+/// A code must not lead to itself, nor carry a parameter twice.
+fn check_destination(api: &Api, code: &Code, violations: &mut Violations) {
     let Ok(url) = destination::check(&code.destination_url) else {
         return;
     };
+    let param = &code.conversion_param;
+    if !param.is_empty() && url.query_pairs().any(|(name, _)| name == *param) {
+        violations.add("conversion_param", "must not be a parameter of destination_url");
+    }
     if !code.link.short_id.is_empty() && destination::leads_to(&url, &show(api, code).url) {
         violations.add("destination_url", "must not be the code's own short link");
     }

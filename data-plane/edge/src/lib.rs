@@ -8,6 +8,7 @@
 //! Invariants: it never waits for a dispatcher or a control plane; a redirect is sent only after its scan is
 //! durable (or the tenant said otherwise); nothing that strangers send grows without bound.
 
+mod carrier;
 mod classify;
 mod client_address;
 mod codes;

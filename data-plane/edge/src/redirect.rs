@@ -1,7 +1,7 @@
 //! From a request's head to its answer: look up, record, redirect.
 //!
 //! It knows neither sockets nor limits of connections. Invariants: a redirect is sent only after its record is
-//! durable, unless the tenant's durability is relaxed; only a redirect makes a scan; whatever a stranger sends, the
+//! durable, unless the tenant's durability is relaxed; an id in a destination is a durable record's; only a redirect makes a scan; whatever a stranger sends, the
 //! answer is one of the pages or a redirect to the stored destination.
 
 use std::net::IpAddr;
@@ -130,36 +130,46 @@ impl Redirector {
         if appended.is_ok() {
             self.measures.recorded(verdict.classification);
         }
-        let address = self.settle(appended, tenant.durability).await?;
-        Ok(self.redirect(&code, address))
+        let waits = code.carrier.is_some();
+        let settled = match tenant.durability {
+            Durability::Durable => self.durable(appended).await.map(Settled::Durable)?,
+            Durability::Relaxed => self.relaxed(appended, waits).await,
+        };
+        Ok(self.redirect(&code, settled))
     }
 
-    /// Waits as long as the tenant's durability demands. `None`: answered without a record.
-    async fn settle(
-        &self,
-        appended: Result<Pending, AppendError>,
-        durability: Durability,
-    ) -> Result<Option<EventAddress>, Page> {
-        match (appended, durability) {
-            (Ok(pending), Durability::Relaxed) => Ok(Some(pending.address())),
-            (Ok(pending), Durability::Durable) => {
-                let started = Instant::now();
-                let durable = pending.durable().await;
-                self.measures.append_seconds.record(started.elapsed());
-                durable
-                    .map(Some)
-                    .map_err(|_not_durable| self.refused(Refusal::NotDurable))
+    /// Waits until the record is durable, or refuses the scan.
+    async fn durable(&self, appended: Result<Pending, AppendError>) -> Result<EventAddress, Page> {
+        let pending = appended.map_err(|error| {
+            tracing::debug!(%error, "a scan was refused");
+            self.refused(Refusal::LogRefused)
+        })?;
+        let durable = self.wait(pending).await;
+        durable.map_err(|_not_durable| self.refused(Refusal::NotDurable))
+    }
+
+    /// Waits only if the destination is to carry the id, and refuses nothing.
+    async fn relaxed(&self, appended: Result<Pending, AppendError>, waits: bool) -> Settled {
+        match appended {
+            Ok(pending) if waits => {
+                let address = pending.address();
+                let durable = self.wait(pending).await;
+                durable.map_or(Settled::Taken(address), Settled::Durable)
             }
-            (Err(error), Durability::Relaxed) => {
+            Ok(pending) => Settled::Taken(pending.address()),
+            Err(error) => {
                 tracing::debug!(%error, "a scan was redirected without a record");
                 self.measures.unrecorded.increment(1);
-                Ok(None)
-            }
-            (Err(error), Durability::Durable) => {
-                tracing::debug!(%error, "a scan was refused");
-                Err(self.refused(Refusal::LogRefused))
+                Settled::Unrecorded
             }
         }
+    }
+
+    async fn wait(&self, pending: Pending) -> Result<EventAddress, AppendError> {
+        let started = Instant::now();
+        let durable = pending.durable().await;
+        self.measures.append_seconds.record(started.elapsed());
+        durable
     }
 
     fn lookup_failed(&self, error: LookupError) -> Page {
@@ -174,20 +184,38 @@ impl Redirector {
         Page::Unavailable
     }
 
-    fn redirect(&self, code: &CachedCode, address: Option<EventAddress>) -> Response<Body> {
+    fn redirect(&self, code: &CachedCode, settled: Settled) -> Response<Body> {
+        let event = match settled {
+            Settled::Durable(address) | Settled::Taken(address) => Some(self.ids.event_id(address)),
+            Settled::Unrecorded => None,
+        };
+        let carried = match (&code.carrier, settled, event) {
+            (Some(carrier), Settled::Durable(_), Some(event)) => carrier.with(event),
+            _ => None,
+        };
         let mut response = Response::new(Full::new(Bytes::new()));
         *response.status_mut() = StatusCode::FOUND;
         let headers = response.headers_mut();
-        headers.insert(header::LOCATION, code.location.clone());
+        headers.insert(header::LOCATION, carried.unwrap_or_else(|| code.location.clone()));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(address) = address {
-            let event = self.ids.event_id(address);
+        if let Some(event) = event {
             tracing::debug!(%event, code = %code.id, version = code.version, "scan answered");
             headers.insert(X_QRELAY_SCAN, header_value(event));
         }
         self.measures.served.increment(1);
         response
     }
+}
+
+/// What became of a scan's record before its redirect.
+#[derive(Clone, Copy)]
+enum Settled {
+    /// It stands in the log.
+    Durable(EventAddress),
+    /// It will stand there soon, unless the process or the store fails.
+    Taken(EventAddress),
+    /// It was not taken.
+    Unrecorded,
 }
 
 fn header_value(event: EventId) -> HeaderValue {

@@ -388,6 +388,7 @@ fn sample_code(tenant: crate::id::TenantId, at: Timestamp) -> Code {
         external_id: String::new(),
         metadata: Map::new(),
         recipient: Map::new(),
+        conversion_param: String::new(),
         created_at: at,
         updated_at: at,
         version: 1,

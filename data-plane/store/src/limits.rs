@@ -59,6 +59,8 @@ pub const NAME_CHARS_MAX: usize = 200;
 pub const DESCRIPTION_CHARS_MAX: usize = 500;
 /// campaign_id, owner_id and external_id, in characters.
 pub const REFERENCE_CHARS_MAX: usize = 128;
+/// The name of the query parameter that carries an event's id: names of such parameters are short.
+pub const CONVERSION_PARAM_BYTES_MAX: usize = 32;
 /// Tags per code.
 pub const TAGS_MAX: usize = 32;
 /// A tag, in characters.

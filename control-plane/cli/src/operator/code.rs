@@ -182,6 +182,9 @@ struct Fields {
     /// Whom it was printed for: a JSON object
     #[arg(long, value_parser = json_object, value_name = "JSON")]
     recipient: Option<prost_types::Struct>,
+    /// The query parameter in which redirects carry their event's id, such as qr_eid; "" for none
+    #[arg(long, value_name = "NAME")]
+    conversion_param: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -215,6 +218,7 @@ impl Fields {
             recipient: self
                 .recipient
                 .map(|recipient| mask.take("recipient", Some(recipient))),
+            conversion_param: mask.take("conversion_param", self.conversion_param),
             ..v1::Code::default()
         };
         (code, mask)

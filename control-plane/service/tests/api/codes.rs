@@ -465,3 +465,38 @@ async fn a_mask_over_grpc_names_what_changes_and_without_one_the_populated_field
         "status"
     );
 }
+
+#[tokio::test]
+async fn a_conversion_parameter_is_a_plain_name_that_the_destination_does_not_have() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let create = async |param: &str, destination: &str| {
+        let body = json!({"destination_url": destination, "conversion_param": param});
+        api.post(&key, "/v1/codes", body).await
+    };
+    let made = create("qr_eid", "https://example.com/?a=b#qr_eid=1").await.ok();
+    assert_eq!(made.body["conversion_param"], "qr_eid");
+    for bad in ["1a", "a b", "a=b", "a&b", "ä", "_a", &"a".repeat(33)] {
+        let refused = create(bad, "https://example.com/").await;
+        assert_eq!(refused.fields(), ["conversion_param"], "{bad}");
+    }
+    let taken = create("qr_eid", "https://example.com/?x=1&qr%5Feid=2").await;
+    assert_eq!(taken.fields(), ["conversion_param"]);
+    let path = format!("/v1/codes/{}", made.text("id"));
+    let taken = api
+        .patch(
+            &key,
+            &path,
+            json!({"destination_url": "https://example.com/?qr_eid"}),
+        )
+        .await;
+    assert_eq!(taken.fields(), ["conversion_param"]);
+    let off = format!("{path}?update_mask=conversion_param");
+    assert_eq!(
+        api.patch(&key, &off, json!({"conversion_param": ""}))
+            .await
+            .ok()
+            .body["conversion_param"],
+        ""
+    );
+}

@@ -34,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use self::flights::Flights;
 pub(crate) use self::tenants::TenantCell;
 use self::tenants::Tenants;
+use crate::carrier::Carrier;
 use crate::measures::Measures;
 
 /// Keys loaded from the store at the same time: at 0.1 ms each, far more than a store answers at once.
@@ -85,6 +86,8 @@ pub(crate) struct CachedCode {
     pub(crate) status: CodeStatus,
     /// The destination, byte for byte as stored.
     pub(crate) location: HeaderValue,
+    /// The same with the event's id, for codes that ask for it.
+    pub(crate) carrier: Option<Carrier>,
     /// Shared by all codes of the tenant, and kept current.
     pub(crate) tenant: Arc<TenantCell>,
 }
@@ -131,7 +134,10 @@ impl Codes {
         let known = Cache::builder()
             .name("codes")
             .max_capacity(known_bytes_max)
-            .weigher(|key: &Arc<str>, code: &Arc<CachedCode>| weight(key.len() + code.location.len()))
+            .weigher(|key: &Arc<str>, code: &Arc<CachedCode>| {
+                let carrier = code.carrier.as_ref().map_or(0, Carrier::bytes);
+                weight(key.len() + code.location.len() + carrier)
+            })
             .build();
         let unknown = Cache::builder()
             .name("no_codes")
@@ -269,6 +275,7 @@ fn cached(code: &Code, tenant: Arc<TenantCell>) -> StoreResult<CachedCode> {
         version: code.version,
         status: code.status,
         location,
+        carrier: Carrier::new(&code.destination_url, &code.conversion_param),
         tenant,
     })
 }

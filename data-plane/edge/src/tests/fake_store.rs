@@ -476,6 +476,7 @@ pub(crate) fn code(tenant: TenantId, short_id: &str, destination_url: &str) -> C
         external_id: String::new(),
         metadata: serde_json::Map::new(),
         recipient: serde_json::Map::new(),
+        conversion_param: String::new(),
         created_at: Timestamp::EPOCH,
         updated_at: Timestamp::EPOCH,
         version: 1,

@@ -277,3 +277,54 @@ async fn a_record_is_kept_though_the_client_goes_away_before_its_answer() {
     queries.sort();
     assert_eq!(queries, ["\"1\"", "\"2\""]);
 }
+
+#[tokio::test]
+async fn a_destination_carries_the_id_of_its_scan_where_the_code_asks_for_it() {
+    let edge = Fixture::start().await;
+    let id = edge.add_code("menu", "https://shop.example/?a=b#top");
+    edge.store
+        .edit_code(id, |code| code.conversion_param = "qr_eid".to_owned());
+    let answer = edge
+        .answer_when("/menu", |answer| {
+            answer.header("location").unwrap().contains("qr_eid")
+        })
+        .await;
+    let event = answer.header("x-qrelay-scan").unwrap();
+    let location = answer.header("location").unwrap();
+    assert_eq!(location, format!("https://shop.example/?a=b&qr_eid={event}#top"));
+}
+
+#[tokio::test]
+async fn a_carried_id_is_durable_also_when_the_tenants_durability_is_relaxed() {
+    let edge = Fixture::start().await;
+    edge.store
+        .edit_tenant(edge.tenant, |tenant| tenant.durability = Durability::Relaxed);
+    let id = edge.add_code("menu", "https://shop.example/");
+    edge.add_code("plain", "https://shop.example/");
+    edge.store
+        .edit_code(id, |code| code.conversion_param = "qr_eid".to_owned());
+    edge.answer_when("/menu", |answer| {
+        answer.header("location").unwrap().contains("qr_eid")
+    })
+    .await;
+    edge.store.append_gate.send_replace(false);
+    assert_eq!(edge.get("/plain").await.status, 302, "it does not wait");
+    let late = edge.get("/menu").await;
+    assert_eq!(
+        (late.status, late.header("location").as_deref()),
+        (302, Some("https://shop.example/")),
+        "not in time, so not carried"
+    );
+    edge.store.append_gate.send_replace(true);
+    edge.answer_when("/menu", |answer| {
+        answer.header("location").unwrap().contains("?qr_eid=evt_")
+    })
+    .await;
+
+    edge.store.append_fails.store(true, Ordering::SeqCst);
+    let answer = edge.get("/menu").await;
+    assert_eq!(
+        (answer.status, answer.header("location").as_deref()),
+        (302, Some("https://shop.example/"))
+    );
+}

@@ -123,6 +123,7 @@ pub fn code(tenant: TenantId, short_id: &str) -> Code {
         external_id: "x-1".to_owned(),
         metadata,
         recipient: Map::new(),
+        conversion_param: String::new(),
         created_at: at(0),
         updated_at: at(0),
         version: 1,

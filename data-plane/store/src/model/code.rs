@@ -41,6 +41,9 @@ pub struct Code {
     pub updated_at: Timestamp,
     /// Counts the changes, from 1.
     pub version: u64,
+    /// The query parameter in which a redirect carries its event's id; empty for none.
+    #[serde(default)]
+    pub conversion_param: String,
 }
 
 /// Host and short id of a link: what is printed. Never passes to another tenant, not even after deletion.
@@ -69,4 +72,21 @@ pub enum CodeStatus {
     Deleted,
     /// It answers 410 until an admin says otherwise.
     Blocked,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_from_before_the_parameter_reads_without_it() {
+        let row = serde_json::json!({
+            "id": CodeId::from_bytes([1; 10]), "tenant": TenantId::from_bytes([1; 10]),
+            "link": {"host": "", "short_id": "a"}, "name": "", "destination_url": "https://a.example/",
+            "status": "active", "tags": [], "campaign_id": "", "owner_id": "", "external_id": "", "metadata": {},
+            "recipient": {}, "created_at": 0, "updated_at": 0, "version": 1,
+        });
+        let row: Code = serde_json::from_value(row).unwrap();
+        assert_eq!(row.conversion_param, "");
+    }
 }

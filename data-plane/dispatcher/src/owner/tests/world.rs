@@ -138,6 +138,7 @@ impl World {
             external_id: String::new(),
             metadata: serde_json::Map::new(),
             recipient: serde_json::Map::new(),
+            conversion_param: String::new(),
             created_at: now,
             updated_at: now,
             version: 1,
