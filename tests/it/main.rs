@@ -24,6 +24,7 @@ mod filters;
 mod fuzz_seeds;
 mod hostile;
 mod payloads;
+mod presets;
 mod process;
 mod readme;
 mod signatures;

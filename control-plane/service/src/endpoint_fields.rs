@@ -12,7 +12,9 @@ use qrelay_store::{
 use crate::{
     endpoint_filter, endpoint_signature, failure_field,
     field::{self, Settable},
-    payload_fields, rate_limit_field,
+    payload_fields,
+    presets::{self, Preset},
+    rate_limit_field,
     refusal::Violations,
     wire,
 };
@@ -37,7 +39,7 @@ pub(crate) const SETTABLE: Settable = Settable {
 };
 
 /// What may stand in an update mask without effect.
-pub(crate) const IGNORED: [&str; 9] = [
+pub(crate) const IGNORED: [&str; 10] = [
     "id",
     "consecutive_failures",
     "backlog",
@@ -48,6 +50,8 @@ pub(crate) const IGNORED: [&str; 9] = [
     "public_key",
     // Judged by itself: it comes with a change of the scheme only.
     "secret",
+    // It stays what it was at creation.
+    "preset",
 ];
 
 /// 0 s, 1 m, 5 m, 30 m, 2 h, then 4 h five times.
@@ -93,7 +97,9 @@ pub(crate) fn set(endpoint: &mut Endpoint, path: &str, given: &v1::Endpoint, vio
             );
             endpoint.description.clone_from(&given.description);
         }
-        "events" => endpoint.events = patterns(&given.events, violations),
+        "events" => {
+            endpoint.events = patterns(&given.events, presets::named(&endpoint.preset), violations);
+        }
         "status" => match given.status() {
             v1::EndpointStatus::Active => endpoint.intent = EndpointIntent::Active,
             v1::EndpointStatus::Paused => endpoint.intent = EndpointIntent::Paused,
@@ -133,7 +139,7 @@ pub(crate) fn set(endpoint: &mut Endpoint, path: &str, given: &v1::Endpoint, vio
     }
 }
 
-fn patterns(given: &[String], violations: &mut Violations) -> Vec<EventPattern> {
+fn patterns(given: &[String], preset: Option<&Preset>, violations: &mut Violations) -> Vec<EventPattern> {
     if given.is_empty() {
         violations.add("events", "must name at least one event");
     }
@@ -146,7 +152,10 @@ fn patterns(given: &[String], violations: &mut Violations) -> Vec<EventPattern> 
     }
     let mut patterns = Vec::with_capacity(given.len());
     for (at, text) in given.iter().enumerate() {
-        match text.parse::<EventPattern>() {
+        let own = preset
+            .and_then(|preset| preset.event(text))
+            .map(EventPattern::Exact);
+        match own.map_or_else(|| text.parse::<EventPattern>(), Ok) {
             Ok(pattern) if patterns.contains(&pattern) => {}
             Ok(pattern) => patterns.push(pattern),
             Err(why) => violations.add(format!("events[{at}]"), why.to_string()),
@@ -205,7 +214,7 @@ pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth) -> v1::Endpoint
         id: endpoint.id.to_string(),
         url: endpoint.url.clone(),
         description: endpoint.description.clone(),
-        events: endpoint.events.iter().map(ToString::to_string).collect(),
+        events: presets::show_events(endpoint),
         status: status(endpoint, health).into(),
         consecutive_failures: wire::count(health.consecutive_failures),
         retry_schedule: endpoint
@@ -226,6 +235,7 @@ pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth) -> v1::Endpoint
         public_key: endpoint.public_key.clone(),
         filter: endpoint_filter::show(&endpoint.filter),
         payload: Some(payload_fields::show(&endpoint.payload)),
+        preset: Some(endpoint.preset.clone()).filter(|preset| !preset.is_empty()),
     }
 }
 
@@ -299,13 +309,16 @@ mod tests {
     fn events_are_known_patterns_and_repeats_count_once() {
         let judged = |given: &[&str]| {
             let given: Vec<String> = given.iter().map(ToString::to_string).collect();
-            violations_of(|v| drop(patterns(&given, v)))
+            violations_of(|v| drop(patterns(&given, None, v)))
         };
         assert_eq!(judged(&["scan.created", "code.*", "*"]), "");
         assert!(judged(&[]).starts_with("events must name"));
         assert!(judged(&["*", "scan.nope"]).starts_with("events[1]"));
         let twice = ["*".to_owned(), "*".to_owned()];
-        assert_eq!(patterns(&twice, &mut Violations::default()), [EventPattern::Any]);
+        assert_eq!(
+            patterns(&twice, None, &mut Violations::default()),
+            [EventPattern::Any]
+        );
     }
 
     #[test]

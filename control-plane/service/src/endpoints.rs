@@ -28,7 +28,7 @@ use crate::{
     endpoint_fields::{IGNORED, SETTABLE, default_schedule_ms, is_populated, set, show},
     endpoint_signature, field,
     page::{self, Bound},
-    payload_fields,
+    payload_fields, presets,
     refusal::{self, Violations},
     signing_secret::{self, SigningSecret},
     wire,
@@ -47,23 +47,7 @@ pub(crate) async fn create(
     let given = request.endpoint.clone().unwrap_or_default();
     let mut violations = Violations::default();
     let request_id = field::request_id(&mut violations, &request.request_id);
-    let mut endpoint = blank(api, &tenant);
-    for path in SETTABLE
-        .paths()
-        .filter(|path| *path == "events" || is_populated(&given, path))
-    {
-        set(&mut endpoint, path, &given, &mut violations);
-    }
-    endpoint.url.clone_from(&given.url);
-    endpoint_signature::check(&endpoint.signature, &mut violations);
-    let secret = take_secret(
-        endpoint.signature.scheme,
-        given.secret.as_deref(),
-        &mut violations,
-    );
-    endpoint.public_key = secret.as_ref().and_then(SigningSecret::public_key);
-    let payload = given.payload.as_ref();
-    payload_fields::judge(api, &mut endpoint, &["payload"], payload, &mut violations).await?;
+    let (endpoint, secret) = described(api, &tenant, &given, &mut violations).await?;
     check_url(api, &endpoint.url, &mut violations).await?;
     violations.finish()?;
     let canonical = v1::CreateEndpointRequest {
@@ -96,6 +80,40 @@ pub(crate) async fn create(
         }
         Err(error) => Err(refusal::change(error)),
     }
+}
+
+/// The endpoint that a create describes, judged in all but its URL, and its secret.
+async fn described(
+    api: &Api,
+    tenant: &Tenant,
+    given: &v1::Endpoint,
+    violations: &mut Violations,
+) -> Result<(Endpoint, Option<SigningSecret>), Status> {
+    let mut endpoint = blank(api, tenant);
+    let preset = presets::chosen(given, violations);
+    let mut paths: Vec<_> = SETTABLE
+        .paths()
+        .filter(|path| *path == "events" || is_populated(given, path))
+        .collect();
+    if let Some(preset) = preset {
+        preset.apply(&mut endpoint);
+        // Of these a request may give parts, and the others stay the preset's.
+        paths.retain(|path| !["signature", "failure", "payload"].contains(path));
+        paths.extend(presets::overrides(given, preset));
+    }
+    for path in &paths {
+        set(&mut endpoint, path, given, violations);
+    }
+    endpoint.url.clone_from(&given.url);
+    endpoint_signature::check(&endpoint.signature, violations);
+    let secret = take_secret(endpoint.signature.scheme, given.secret.as_deref(), violations);
+    endpoint.public_key = secret.as_ref().and_then(SigningSecret::public_key);
+    if let Some(preset) = preset.filter(|_| paths.contains(&"payload.by_event")) {
+        preset.complete(&mut endpoint.payload);
+    }
+    let payload = given.payload.as_ref();
+    payload_fields::judge(api, &mut endpoint, &["payload"], payload, violations).await?;
+    Ok((endpoint, secret))
 }
 
 /// ListEndpoints.
@@ -180,6 +198,13 @@ pub(crate) async fn update(
         .for_each(|path| set(&mut scratch, path, &given, &mut violations));
     let payload = given.payload.as_ref();
     payload_fields::judge(api, &mut scratch, &paths, payload, &mut violations).await?;
+    if given
+        .preset
+        .as_ref()
+        .is_some_and(|preset| *preset != current.preset)
+    {
+        violations.add("preset", "cannot be changed: make another endpoint");
+    }
     endpoint_signature::check(&scratch.signature, &mut violations);
     let own = given.secret.as_deref().filter(|secret| !secret.is_empty());
     if own.is_some() && scratch.signature.scheme == current.signature.scheme {
@@ -257,7 +282,7 @@ pub(crate) async fn rotate(
     }
     let given = Some(request.secret.as_str()).filter(|secret| !secret.is_empty());
     let secret = take_secret(scheme, given, &mut violations);
-    let overlap = overlap(&request, scheme, &mut violations);
+    let overlap = overlap(&request, &current, &mut violations);
     violations.finish()?;
     let row = rewrite(api, caller, (&tenant, current.id), "", |endpoint| {
         if endpoint.signature.scheme != scheme {
@@ -279,11 +304,8 @@ pub(crate) async fn rotate(
 }
 
 /// For how long the old secret goes on signing.
-fn overlap(
-    request: &v1::RotateSecretRequest,
-    scheme: SignatureScheme,
-    violations: &mut Violations,
-) -> Duration {
+fn overlap(request: &v1::RotateSecretRequest, endpoint: &Endpoint, violations: &mut Violations) -> Duration {
+    let at_once = presets::named(&endpoint.preset).is_some_and(|preset| preset.rotates_at_once);
     let given = request.overlap.unwrap_or_default();
     let overlap = wire::to_duration(&given).filter(|overlap| *overlap <= limits::ROTATION_OVERLAP_MAX);
     let Some(overlap) = overlap else {
@@ -292,7 +314,12 @@ fn overlap(
     };
     if !overlap.is_zero() && request.immediate {
         violations.add("overlap", "must be 0s when the old secret is to end immediately");
-    } else if !overlap.is_zero() && !scheme.carries_several() {
+    } else if !overlap.is_zero() && at_once {
+        violations.add(
+            "overlap",
+            "must be 0s: receivers of the endpoint's preset know one secret",
+        );
+    } else if !overlap.is_zero() && !endpoint.signature.scheme.carries_several() {
         violations.add(
             "overlap",
             "must be 0s: the signature scheme carries one signature",
@@ -393,6 +420,7 @@ fn blank(api: &Api, tenant: &Tenant) -> Endpoint {
         failure: FailureRules::default(),
         filter: Filter::default(),
         payload: qrelay_store::model::Payload::default(),
+        preset: String::new(),
     }
 }
 

@@ -36,6 +36,7 @@ mod limiter;
 mod measures;
 mod page;
 mod payload_fields;
+mod presets;
 mod rate_limit_field;
 mod refusal;
 mod router;

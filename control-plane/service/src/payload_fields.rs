@@ -93,8 +93,16 @@ fn by_event(given: &[v1::EventPayload], violations: &mut Violations) -> Vec<Even
     let mut taken: Vec<EventPayload> = Vec::with_capacity(given.len());
     for (at, own) in given.iter().enumerate() {
         let field = |name: &str| format!("payload.by_event[{at}].{name}");
-        if own.template.is_empty() {
-            violations.add(field("template"), "is required");
+        if own.template.is_empty() && own.name.is_empty() {
+            violations.add(field("template"), "is required, or a name");
+        }
+        let is_visible = own.name.bytes().all(|byte| byte.is_ascii_graphic());
+        if !is_visible || own.name.len() > limits::EVENT_NAME_CHARS_MAX {
+            let rule = format!(
+                "must be at most {} visible ASCII characters",
+                limits::EVENT_NAME_CHARS_MAX
+            );
+            violations.add(field("name"), rule);
         }
         match own.event.parse::<EventType>() {
             Ok(event) if taken.iter().any(|other| other.event == event) => {
@@ -103,6 +111,7 @@ fn by_event(given: &[v1::EventPayload], violations: &mut Violations) -> Vec<Even
             Ok(event) => taken.push(EventPayload {
                 event,
                 template: own.template.clone(),
+                name: own.name.clone(),
             }),
             Err(why) => violations.add(field("event"), format!("is {why}")),
         }
@@ -193,6 +202,7 @@ pub(crate) fn show(payload: &Payload) -> v1::Payload {
             .map(|own| v1::EventPayload {
                 event: own.event.to_string(),
                 template: own.template.clone(),
+                name: own.name.clone(),
             })
             .collect(),
     }

@@ -147,7 +147,7 @@ impl Sender {
         headers.extend(signer.headers(Message {
             id: &id,
             delivery: &delivery.to_string(),
-            event: attempt.event_type.as_str(),
+            event: attempt.endpoint.payload.name_of(attempt.event_type),
             timestamp_s: began.as_secs(),
             body: &body,
         }));

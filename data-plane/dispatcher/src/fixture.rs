@@ -36,6 +36,7 @@ pub(crate) fn endpoint(number: u8) -> Endpoint {
         failure: FailureRules::default(),
         filter: Filter::default(),
         payload: qrelay_store::model::Payload::default(),
+        preset: String::new(),
     }
 }
 

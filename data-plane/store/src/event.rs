@@ -56,6 +56,10 @@ event_types! {
     EndpointDisabled = "endpoint.disabled",
     /// An endpoint that was degraded or disabled is sent to again.
     EndpointRecovered = "endpoint.recovered",
+    /// A tenant used three quarters of its monthly quota. Nothing produces it yet.
+    Quota75 = "quota.threshold_75",
+    /// A tenant used its monthly quota up. Nothing produces it yet.
+    Quota100 = "quota.threshold_100",
 }
 
 impl EventType {
@@ -260,6 +264,29 @@ impl Event {
         })
     }
 
+    /// A monthly quota of which a tenant has used a share.
+    pub fn quota(
+        ids: &IdCipher,
+        address: EventAddress,
+        kind: EventType,
+        at: Timestamp,
+        tenant: crate::id::TenantId,
+        usage: QuotaUsage,
+    ) -> Self {
+        let data = json!({
+            "tenant_id": tenant,
+            "threshold": usage.threshold,
+            "used": usage.used,
+            "limit": usage.limit,
+        });
+        Self {
+            kind,
+            id: ids.event_id(address),
+            created_at: at,
+            data: object(data),
+        }
+    }
+
     /// A synthetic scan of nobody's code: what an endpoint test sends.
     pub fn sample(ids: &IdCipher, address: EventAddress, at: Timestamp, tenant: crate::id::TenantId) -> Self {
         Self::sample_of(EventType::ScanCreated, ids, address, at, tenant).0
@@ -285,9 +312,29 @@ impl Event {
             EventType::EndpointDegraded | EventType::EndpointDisabled | EventType::EndpointRecovered => {
                 return (sample_health(kind, ids, address, at, tenant), None);
             }
+            EventType::Quota75 | EventType::Quota100 => {
+                let threshold = if kind == EventType::Quota75 { 75 } else { 100 };
+                let usage = QuotaUsage {
+                    threshold,
+                    used: u64::from(threshold) * 100,
+                    limit: 10_000,
+                };
+                return (Self::quota(ids, address, kind, at, tenant, usage), None);
+            }
         };
         (event, Some(code))
     }
+}
+
+/// How much of a monthly quota is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QuotaUsage {
+    /// The share that was reached, in per cent.
+    pub threshold: u8,
+    /// What was used.
+    pub used: u64,
+    /// What may be used.
+    pub limit: u64,
 }
 
 fn sample_scan(tenant: crate::id::TenantId, at: Timestamp) -> ScanRecord<'static> {
@@ -384,10 +431,13 @@ fn sample_code(tenant: crate::id::TenantId, at: Timestamp) -> Code {
         status: CodeStatus::Active,
         tags: vec!["test".into()],
         campaign_id: String::new(),
-        owner_id: String::new(),
+        owner_id: "1".into(),
         external_id: String::new(),
         metadata: Map::new(),
-        recipient: Map::new(),
+        recipient: object(json!({
+            "id": "test", "first_name": "Ada", "last_name": "Lovelace", "campaign_id": "test", "status": "pending",
+            "variables": {},
+        })),
         conversion_param: String::new(),
         created_at: at,
         updated_at: at,

@@ -266,6 +266,10 @@ pub const TEMPLATE_DEPTH_MAX: usize = 16;
 pub const TEMPLATE_OUTPUT_BYTES_MAX: usize = 64 * 1024;
 /// Text of the templates whose compiled form is kept, which takes some thirty times as much memory.
 pub const TEMPLATE_CACHE_BYTES: u64 = 1024 * 1024;
+/// Characters of one text that `slack()` and `discord()` show: a chat's message has room for a few of them.
+pub const SHOWN_TEXT_CHARS_MAX: usize = 200;
+/// Characters of a payload's own name of an event type.
+pub const EVENT_NAME_CHARS_MAX: usize = 64;
 /// Characters of a payload's content type.
 pub const CONTENT_TYPE_CHARS_MAX: usize = 100;
 

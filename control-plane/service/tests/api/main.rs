@@ -11,6 +11,7 @@ mod harness;
 mod keys;
 mod outage;
 mod payloads;
+mod presets;
 mod raw_grpc;
 mod server;
 mod tenants;

@@ -21,7 +21,7 @@ async fn a_payload_is_shown_as_it_was_given_and_can_be_changed() {
     assert_eq!(plain.body["payload"], native);
     let payload = json!({
         "format": "template", "template": r#"{"z": "${id}", "a": "${code.name}"}"#, "content_type": "application/x+json",
-        "by_event": [{"event": "scan.created", "template": r#"{"at": "${time_s(created_at)}"}"#}],
+        "by_event": [{"event": "scan.created", "template": r#"{"at": "${time_s(created_at)}"}"#, "name": ""}],
     });
     let made = api.post(&key, "/v1/endpoints", with(&payload)).await.ok();
     assert_eq!(made.body["payload"], payload);

@@ -156,6 +156,7 @@ pub fn endpoint(tenant: TenantId) -> Endpoint {
         failure: FailureRules::default(),
         filter: Filter::default(),
         payload: crate::model::Payload::default(),
+        preset: String::new(),
     }
 }
 

@@ -1,19 +1,25 @@
-//! Our own functions, all of one argument: times in the forms that receivers document, and numbers that were kept as
-//! text. Pure, so that a body has the same bytes each time.
+//! Our own functions, all of one argument: times in the forms that receivers document, numbers that were kept as text,
+//! and those of [`texts`]. Pure, so that a body has the same bytes each time.
 
 use cel::ExecutionError;
 use cel::common::functions::Function;
 use cel::common::types::{CelInt, CelString};
 use cel::common::value::CowVal;
 
+use super::texts;
 use crate::clock::Timestamp;
 
 /// Names and what they do; the contract of templates lists them.
-pub(super) const ALL: [(&str, Function); 4] = [
+pub(super) const ALL: [(&str, Function); 9] = [
     ("time_s", time_s),
     ("time_us", time_us),
     ("unix", unix),
     ("number_or_text", number_or_text),
+    ("browser", texts::browser),
+    ("bare", texts::bare),
+    ("joined", texts::joined),
+    ("slack", texts::slack),
+    ("discord", texts::discord),
 ];
 
 /// Whether there is a function of ours with this name.

@@ -21,6 +21,7 @@ mod functions;
 mod subject;
 #[cfg(test)]
 mod tests;
+mod texts;
 
 pub use subject::Subject;
 

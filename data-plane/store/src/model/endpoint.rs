@@ -60,6 +60,9 @@ pub struct Endpoint {
     /// What its webhooks look like.
     #[serde(default)]
     pub payload: super::Payload,
+    /// The preset that it was made with, or empty. Its settings stand in the other fields.
+    #[serde(default)]
+    pub preset: String,
 }
 
 /// What failures mean for an endpoint. A rule that a row does not hold is the default's.
@@ -233,6 +236,7 @@ mod tests {
         assert_eq!(row.failure, FailureRules::default());
         assert_eq!(row.filter, Filter::default());
         assert_eq!(row.payload, crate::model::Payload::default());
+        assert_eq!(row.preset, "");
     }
 
     #[test]

@@ -19,6 +19,14 @@ pub struct Payload {
 }
 
 impl Payload {
+    /// What receivers know an event type as.
+    pub fn name_of(&self, event: EventType) -> &str {
+        let own = self.by_event.iter().find(|own| own.event == event);
+        own.map(|own| own.name.as_str())
+            .filter(|name| !name.is_empty())
+            .unwrap_or(event.as_str())
+    }
+
     /// Bytes of all templates.
     pub fn template_bytes(&self) -> usize {
         let own: usize = self.by_event.iter().map(|own| own.template.len()).sum();
@@ -44,6 +52,10 @@ pub enum PayloadFormat {
 pub struct EventPayload {
     /// Which.
     pub event: EventType,
-    /// Its template.
+    /// Its template; empty: the payload's own.
+    #[serde(default)]
     pub template: String,
+    /// What the signature's event header calls it: visible ASCII; empty: its own name.
+    #[serde(default)]
+    pub name: String,
 }

@@ -88,7 +88,9 @@ impl Renderer {
         let mut own = HashMap::new();
         for (at, event) in payload.by_event.iter().enumerate() {
             let field = format!("by_event[{at}].template");
-            own.insert(event.event, compile(field, &event.template)?);
+            if !event.template.is_empty() {
+                own.insert(event.event, compile(field, &event.template)?);
+            }
         }
         let content_type = match (payload.format, payload.content_type.as_str()) {
             (PayloadFormat::Native, _) | (PayloadFormat::Template, "") => JSON,

@@ -106,9 +106,20 @@ fn times_and_numbers_can_be_written_as_receivers_document_them() {
 }
 
 #[test]
+fn names_and_lists_can_be_written_as_receivers_document_them() {
+    let text = r#"["${browser('Mobile Safari')}", "${browser('Chrome Mobile iOS')}", "${browser('Samsung Internet')}",
+        "${browser('Mobile')}", "${browser(data.referer)}", "${bare('evt_a_b')}", "${bare('plain')}", "${joined(data.tags)}",
+        "${joined(['a', 'b'])}", "${joined([1])}", "${joined('a')}", "${slack('a<b>&c')}", "${discord('_a_')}"]"#;
+    assert_eq!(
+        body(&template(text)),
+        r#"["Safari","Chrome","Samsung Internet","Mobile",null,"a_b","plain","test","a, b",null,null,"a&lt;b&gt;&amp;c","\\_a\\_"]"#
+    );
+}
+
+#[test]
 fn an_object_with_a_condition_is_null_unless_it_is_true() {
     let text = r#"[{"$if": "${has(code.metadata.shop)}", "shop": "${code.metadata.shop}"},
-        {"$if": "${has(code.recipient.id)}", "id": 1}, {"$if": "true", "id": 1}]"#;
+        {"$if": "${has(code.recipient.nope)}", "id": 1}, {"$if": "true", "id": 1}]"#;
     assert_eq!(body(&template(text)), r#"[{"shop":"12"},null,null]"#);
 }
 
@@ -147,6 +158,7 @@ fn an_event_type_can_have_its_own_template() {
         by_event: vec![EventPayload {
             event: EventType::CodeCreated,
             template: r#""own""#.into(),
+            name: String::new(),
         }],
         ..template("")
     };

@@ -213,6 +213,7 @@ impl World {
             failure: FailureRules::default(),
             filter: Filter::default(),
             payload: qrelay_store::model::Payload::default(),
+            preset: String::new(),
         };
         edit(&mut endpoint);
         let secret = SecretRow {
