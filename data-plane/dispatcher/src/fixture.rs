@@ -5,12 +5,31 @@ use qrelay_store::{
     checkpoint::LastFailure,
     event::EventType,
     id::{EndpointId, PartitionId, TenantId},
-    model::{Endpoint, EndpointIntent, EventPattern, FailureRules, Filter, Signature},
+    model::{
+        Durability, Endpoint, EndpointIntent, EventPattern, FailureRules, Filter, IpPrivacy, Signature,
+        Tenant, TenantStatus,
+    },
 };
 
 /// The tenant of all fixtures.
 pub(crate) fn tenant() -> TenantId {
     TenantId::from_bytes([7; 10])
+}
+
+/// Its row.
+pub(crate) fn tenant_row() -> Tenant {
+    Tenant {
+        id: tenant(),
+        name: "t".into(),
+        status: TenantStatus::Active,
+        durability: Durability::Durable,
+        ip_privacy: IpPrivacy::Drop,
+        partitions: vec![PartitionId::new(0)],
+        created_at: Timestamp::EPOCH,
+        updated_at: Timestamp::EPOCH,
+        version: 1,
+        rate_limit: None,
+    }
 }
 
 /// An endpoint of partition 0 that wants scans, with retries a second apart.

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod outstanding;
 mod owner;
 pub mod pace;
+pub mod paces;
 pub mod payloads;
 pub mod permits;
 pub mod queue;
@@ -20,6 +21,7 @@ pub mod run;
 pub mod schedule;
 pub mod secrets;
 pub mod signature;
+pub mod turns;
 pub mod usage;
 
 pub use config::{Config, Deps, Dispatcher};

@@ -121,7 +121,8 @@ pub const CHECKPOINT_BYTES_MAX: usize = 200 * 1024;
 /// Pause between checkpoints on the embedded store: a crash repeats no more than this.
 pub const CHECKPOINT_PERIOD_EMBEDDED: Duration = Duration::from_millis(250);
 /// Exchanges of one shard open at once: with the idle connections, within the usual 1024 file descriptors. A quarter
-/// is for fresh events alone, so that retries to failing receivers never take all.
+/// is for fresh events alone, so that retries to failing receivers never take all; an eighth for endpoints that have
+/// nothing under way, so that receivers that answer slowly do not either.
 pub const EXCHANGES_MAX: usize = 384;
 /// Fresh deliveries in one endpoint's line before it moves to a run of its own: at 120 bytes each, and less than a
 /// second of what a fast receiver takes.

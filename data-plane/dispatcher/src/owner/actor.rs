@@ -4,14 +4,14 @@
 //! something is due. It never waits for the store or a receiver itself.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
 use qrelay_store::{
     Timestamp,
-    id::{CommandId, ConfigSeq, EndpointId, EventAddress, PartitionId, Seq, TenantId},
+    id::{CommandId, ConfigSeq, EndpointId, EventAddress, PartitionId, Seq},
     limits,
     model::{Endpoint, Tenant},
     store::{AttemptRow, Cas, Command, Result},
@@ -35,7 +35,7 @@ use crate::{
     lease::{Held, Sending},
     ledger::{Ledger, feed::SeenBatch, plan::Plan, sending::Job},
     metrics,
-    pace::{Pace, SharedLimit},
+    turns::Turns,
 };
 
 /// How often lagging endpoints are looked for.
@@ -114,17 +114,8 @@ pub(super) struct Actor {
     pub(super) end: Option<End>,
     news: mpsc::Receiver<News>,
     reader: AbortHandle,
-    // Turns.
-    pub(super) ready: VecDeque<EndpointId>,
-    pub(super) in_ready: HashSet<EndpointId>,
-    /// Those that wake at the same instant do so in the order in which they began to wait (the number): so all that
-    /// share a tenant's limit come to their turns.
-    pub(super) timers: BTreeSet<(Instant, u64, EndpointId)>,
-    pub(super) timers_set: u64,
-    pub(super) paces: HashMap<EndpointId, Arc<Pace>>,
-    pub(super) tenant_limits: HashMap<TenantId, SharedLimit>,
+    pub(super) turns: Turns,
     pub(super) exchanges: usize,
-    pub(super) starved: bool,
     // Own runs: those that may want to read on, and those that do.
     own_turns: VecDeque<EndpointId>,
     in_own_turns: HashSet<EndpointId>,
@@ -173,6 +164,7 @@ impl Actor {
         let now = Instant::now();
         let mut actor = Self {
             until: watch::Sender::new(held.start_until()),
+            turns: Turns::new(shard.permits.clone()),
             shard,
             partition,
             ledger,
@@ -182,14 +174,7 @@ impl Actor {
             end: None,
             news,
             reader,
-            ready: VecDeque::new(),
-            in_ready: HashSet::new(),
-            timers: BTreeSet::new(),
-            timers_set: 0,
-            paces: HashMap::new(),
-            tenant_limits: HashMap::new(),
             exchanges: 0,
-            starved: false,
             own_turns: VecDeque::new(),
             in_own_turns: HashSet::new(),
             own_reading: HashSet::new(),
@@ -213,10 +198,14 @@ impl Actor {
             settle_at: now,
             report_at: now,
         };
-        tenants.iter().for_each(|tenant| actor.limit_tenant(tenant));
+        tenants
+            .iter()
+            .for_each(|tenant| actor.turns.paces.limit_tenant(tenant));
         // From the claim on, so that an endpoint's first permit is due one period later, and not after its first event.
         let endpoints: Vec<_> = actor.ledger.subscribers().map(|known| known.config.id).collect();
-        endpoints.into_iter().for_each(|endpoint| actor.limit(endpoint));
+        for endpoint in endpoints {
+            drop(actor.turns.paces.of(&actor.ledger, endpoint));
+        }
         actor
     }
 
@@ -239,7 +228,7 @@ impl Actor {
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 Some(news) = self.news.recv(), if reads => self.learn(news),
-                Ok(()) = freed.changed(), if self.starved => self.starved = false,
+                Ok(()) = freed.changed(), if self.turns.starved => self.turns.starved = false,
                 Ok(()) = commands.changed() => self.commands_due = Instant::now(),
                 () = stop.cancelled(), if self.mode == Mode::Running => self.drain(),
                 () = sleep_until(wake) => {}
@@ -263,7 +252,7 @@ impl Actor {
         if now >= self.report_at {
             self.report_at = now + REPORT_PERIOD;
             self.ledger.refresh_backlogs(now);
-            self.forget_paces();
+            self.turns.paces.forget_idle(&self.ledger);
             self.nothing_to_save = false;
             metrics::waiting(
                 self.partition,
@@ -303,8 +292,8 @@ impl Actor {
                 if self.ledger.has_unannounced() {
                     wake = wake.min(self.announce_at);
                 }
-                if let Some((at, ..)) = self.timers.first() {
-                    wake = wake.min(*at);
+                if let Some(at) = self.turns.next_wake() {
+                    wake = wake.min(at);
                 }
             }
             Mode::Draining(deadline) => wake = wake.min(deadline),
@@ -323,11 +312,14 @@ impl Actor {
                 tenants,
                 batch,
             } => {
-                tenants.iter().for_each(|tenant| self.limit_tenant(tenant));
+                tenants
+                    .iter()
+                    .for_each(|tenant| self.turns.paces.limit_tenant(tenant));
                 for endpoint in endpoints {
                     let id = endpoint.id;
                     self.ledger.subscribe(endpoint);
-                    self.limit(id);
+                    // A limit that is new counts from here.
+                    drop(self.turns.paces.of(&self.ledger, id));
                 }
                 metrics::matched(self.ledger.feed_shared(batch, at));
             }

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     attempt::{Attempt, Made, Over, RowOf},
     pace::Count,
+    queue::Class,
 };
 
 /// A command, with what its owner must know to carry it out.
@@ -129,22 +130,22 @@ impl Actor {
 
     fn start_test(&mut self, command: &Command, now: Instant) -> bool {
         let id = command.kind.endpoint();
-        let Some(room) = self.shard.permits.try_take() else {
-            self.starved = true;
+        let Some(room) = self.shard.permits.try_take(id, Class::Fresh) else {
+            self.turns.starved = true;
             return false;
         };
         let Some(endpoint) = self.ledger.begin_test(id) else {
             return false;
         };
         // Without its tenant's limit, which is on its way, nothing may go out.
-        let Some(pace) = self.pace(id) else {
+        let Some(pace) = self.turns.paces.of(&self.ledger, id) else {
             self.ledger.end_test(id);
-            self.wake(now + limits::PACE_UNKNOWN_PAUSE, id);
+            self.turns.wake(now + limits::PACE_UNKNOWN_PAUSE, id);
             return false;
         };
         if let Some(at) = pace.take(Count::Plan) {
             self.ledger.end_test(id);
-            self.wake(at, id);
+            self.turns.wake(at, id);
             return false;
         }
         let room = room.begin();

@@ -1,8 +1,4 @@
-//! Turns: endpoints send one after the other, each within its own limits and the shard's.
-//!
-//! An endpoint stands in the ring while it may have something to send, takes one delivery per turn, and goes to the
-//! end. What keeps it from sending (its cap, a pause, a limit) takes it out until that changes, so that a slow one
-//! costs the others nothing.
+//! Attempts: what the turns say is sent, and what comes back is judged.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,8 +6,8 @@ use qrelay_store::{
     checkpoint::LastFailure,
     event::EventType,
     id::{EndpointId, Seq},
-    limits::{ATTEMPT_ROWS_WAITING_MAX, PACE_UNKNOWN_PAUSE},
-    model::{Endpoint, Tenant},
+    limits::ATTEMPT_ROWS_WAITING_MAX,
+    model::Endpoint,
     store::DeliveryStatus,
 };
 use tokio::time::Instant;
@@ -21,119 +17,42 @@ use crate::{
     attempt::{Attempt, Made, Over, RowOf},
     cursor::Stream,
     exchange::{Fault, Outcome, Wish},
-    health::{self, Sign},
+    health::Sign,
     ledger::{
         feed::Moment,
         sending::{Finish, Job},
     },
-    metrics,
-    pace::{Count, Pace, SharedLimit},
-    queue::Class,
-    schedule,
+    metrics, schedule,
+    turns::Go,
 };
 
 /// Added to the error of a delivery that its receiver wants no more of.
 const ABORTED: &str = "; the receiver asked for no further attempt (webhook-delivery: abort-message)";
 
-/// What a turn came to.
-enum Turn {
-    /// A delivery went out: it may have another one.
-    Sent,
-    /// It has nothing to send now.
-    Idle,
-    /// The shard has no room for what it has.
-    NoRoom,
-}
-
 impl Actor {
     pub(super) fn take_turns(&mut self, now: Instant) {
         for endpoint in self.ledger.take_woken() {
-            self.stand_in(endpoint);
+            self.turns.stand_in(endpoint);
             self.look_at_own_run(endpoint);
         }
-        while let Some(&(at, _, endpoint)) = self.timers.first() {
-            if at > now {
-                break;
-            }
-            self.timers.pop_first();
-            self.stand_in(endpoint);
-        }
+        self.turns.ripen(now);
         if now >= self.held.start_until() {
             return;
         }
         self.start_tests(now);
-        let mut without_room = 0;
+        let at = Moment {
+            now,
+            wall: self.wall(),
+        };
         while self.rows.len() + self.held_rows.len() < ATTEMPT_ROWS_WAITING_MAX
-            && without_room < self.ready.len()
+            && let Some(go) = self.turns.next(&mut self.ledger, at)
         {
-            let Some(endpoint) = self.ready.pop_front() else {
-                return;
-            };
-            match self.turn(endpoint, now) {
-                Turn::Sent => {
-                    without_room = 0;
-                    self.ready.push_back(endpoint);
-                }
-                Turn::NoRoom => {
-                    without_room += 1;
-                    self.starved = true;
-                    self.ready.push_back(endpoint);
-                }
-                Turn::Idle => {
-                    self.in_ready.remove(&endpoint);
-                }
-            }
+            self.go(go);
         }
     }
 
-    fn stand_in(&mut self, endpoint: EndpointId) {
-        if self.in_ready.insert(endpoint) {
-            self.ready.push_back(endpoint);
-        }
-    }
-
-    fn turn(&mut self, endpoint: EndpointId, now: Instant) -> Turn {
-        self.ledger.ripen(endpoint, now);
-        let classes = [Class::Fresh, Class::Retry];
-        if !classes.iter().any(|class| self.ledger.is_ready(endpoint, *class)) {
-            self.ledger.pace(endpoint, None);
-            if let Some(at) = self.ledger.wake_at(endpoint).filter(|at| *at > now) {
-                self.wake(at, endpoint);
-            }
-            return Turn::Idle;
-        }
-        let Some(pace) = self.pace(endpoint) else {
-            self.wake(now + PACE_UNKNOWN_PAUSE, endpoint);
-            return Turn::Idle;
-        };
-        if let Some(at) = pace.peek(Count::Plan) {
-            let paced = self.wall().after(at.saturating_duration_since(now));
-            self.ledger.pace(endpoint, Some(paced));
-            self.wake(at, endpoint);
-            return Turn::Idle;
-        }
-        // Whoever never answered 2xx, or fails, counts among the retries with all it has: however many there are, they
-        // leave a quarter to healthy endpoints.
-        let probation = self.on_probation(endpoint);
-        let permits = &self.shard.permits;
-        let for_fresh = || permits.try_take().filter(|_| !probation);
-        let Some(room) = permits.try_take_for_retry().or_else(for_fresh) else {
-            return Turn::NoRoom;
-        };
-        let allowed = |class| class == Class::Fresh || room.is_for_retry();
-        let Some(job) = self.ledger.start(endpoint, now, allowed) else {
-            return Turn::NoRoom;
-        };
-        if let Some(at) = pace.take(Count::Plan) {
-            // It was let go just now, and nobody else takes from it in between; its gate would hold it anyway.
-            debug_assert!(false, "a permit vanished until {at:?}");
-        }
-        let room = if probation || job.class == Class::Retry {
-            room
-        } else {
-            room.for_fresh()
-        };
-        let room = room.begin();
+    fn go(&mut self, go: Go) {
+        let Go { job, pace, room } = go;
         self.exchanges += 1;
         let attempt = Attempt {
             endpoint: Arc::clone(&job.endpoint),
@@ -148,65 +67,6 @@ impl Actor {
             let over = shard.sender.attempt(attempt, until, room).await;
             Done::Attempt(Box::new((job, over)))
         });
-        Turn::Sent
-    }
-
-    fn on_probation(&self, endpoint: EndpointId) -> bool {
-        self.ledger
-            .subscriber(endpoint)
-            .is_some_and(|subscriber| health::on_probation(&subscriber.health))
-    }
-
-    /// Lets an endpoint stand in line again at an instant.
-    pub(super) fn wake(&mut self, at: Instant, endpoint: EndpointId) {
-        self.timers_set += 1;
-        self.timers.insert((at, self.timers_set, endpoint));
-    }
-
-    /// What an endpoint's requests must pass, as it is now. None while its tenant's limit is not known here.
-    pub(super) fn pace(&mut self, endpoint: EndpointId) -> Option<Arc<Pace>> {
-        let subscriber = self.ledger.subscriber(endpoint)?;
-        let shared = self.tenant_limits.get(&subscriber.config.tenant)?;
-        let pace = self
-            .paces
-            .entry(endpoint)
-            .or_insert_with(|| Arc::new(Pace::new(shared.clone())));
-        pace.set(
-            subscriber.config.rate_limit,
-            health::on_probation(&subscriber.health),
-        );
-        Some(Arc::clone(pace))
-    }
-
-    /// An endpoint is as its tenant wants it now: a limit that is new counts from here.
-    pub(super) fn limit(&mut self, endpoint: EndpointId) {
-        drop(self.pace(endpoint));
-    }
-
-    /// The same of a tenant, for those of its endpoints that are homed here.
-    pub(super) fn limit_tenant(&mut self, tenant: &Tenant) {
-        let limit: &SharedLimit = self.tenant_limits.entry(tenant.id).or_default();
-        limit.set(tenant.rate_limit_per_home());
-    }
-
-    /// Forgets what nobody needs: limits of endpoints that are gone, and what an idle endpoint without a limit of its own
-    /// would start anew just the same. Nothing that an exchange still holds.
-    pub(super) fn forget_paces(&mut self) {
-        let ledger = &self.ledger;
-        self.paces.retain(|endpoint, pace| {
-            let limited = |endpoint| {
-                let subscriber = ledger.subscriber(endpoint);
-                subscriber.is_some_and(|subscriber| subscriber.config.rate_limit.is_some())
-            };
-            Arc::strong_count(pace) > 1
-                || limited(*endpoint)
-                || (ledger.subscriber(*endpoint).is_some()
-                    && [Count::Plan, Count::Gate]
-                        .iter()
-                        .any(|count| pace.peek(*count).is_some()))
-        });
-        self.tenant_limits
-            .retain(|tenant, limit| ledger.serves(*tenant) || limit.is_held());
     }
 
     pub(super) fn end_attempt(&mut self, job: Job, over: Over) {

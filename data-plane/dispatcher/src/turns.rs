@@ -1,0 +1,175 @@
+//! Turns: endpoints send one after the other, each within its own limits and the shard's.
+//!
+//! An endpoint stands in the ring while it may have something to send, takes one delivery per turn, and goes to the
+//! end. What keeps it from sending (its cap, a pause, a limit) takes it out until that changes, so that a slow one
+//! costs the others nothing. Sends nothing itself: [`Turns::next`] says what to send.
+
+use std::{
+    collections::{BTreeSet, HashSet, VecDeque},
+    sync::Arc,
+};
+
+use qrelay_store::{id::EndpointId, limits::PACE_UNKNOWN_PAUSE};
+use tokio::time::Instant;
+
+use crate::{
+    health,
+    ledger::{Ledger, feed::Moment, sending::Job},
+    pace::{Count, Pace},
+    paces::Paces,
+    permits::{Permits, Room},
+    queue::Class,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Whose turn it is.
+#[derive(Debug)]
+pub struct Turns {
+    /// What requests must pass.
+    pub paces: Paces,
+    permits: Permits,
+    ready: VecDeque<EndpointId>,
+    in_ready: HashSet<EndpointId>,
+    /// Those that wake at the same instant do so in the order in which they began to wait (the number): so all that
+    /// share a tenant's limit come to their turns.
+    timers: BTreeSet<(Instant, u64, EndpointId)>,
+    timers_set: u64,
+    /// Somebody found no room: the next room that is given back is news.
+    pub starved: bool,
+}
+
+/// What to send.
+#[derive(Debug)]
+pub struct Go {
+    /// The delivery.
+    pub job: Job,
+    /// What its first byte must pass.
+    pub pace: Arc<Pace>,
+    /// Its room in the shard.
+    pub room: Room,
+}
+
+/// What a turn came to.
+enum Turn {
+    /// A delivery is to go out: the endpoint may have another one.
+    Go(Box<Go>),
+    /// It has nothing to send now.
+    Idle,
+    /// The shard has no room for what it has.
+    NoRoom,
+}
+
+impl Turns {
+    /// Nobody stands in line.
+    pub fn new(permits: Permits) -> Self {
+        Self {
+            paces: Paces::default(),
+            permits,
+            ready: VecDeque::new(),
+            in_ready: HashSet::new(),
+            timers: BTreeSet::new(),
+            timers_set: 0,
+            starved: false,
+        }
+    }
+
+    /// An endpoint may have something to send.
+    pub fn stand_in(&mut self, endpoint: EndpointId) {
+        if self.in_ready.insert(endpoint) {
+            self.ready.push_back(endpoint);
+        }
+    }
+
+    /// Lets an endpoint stand in line again at an instant.
+    pub fn wake(&mut self, at: Instant, endpoint: EndpointId) {
+        self.timers_set += 1;
+        self.timers.insert((at, self.timers_set, endpoint));
+    }
+
+    /// Those whose time has come stand in line.
+    pub fn ripen(&mut self, now: Instant) {
+        while let Some(&(at, _, endpoint)) = self.timers.first() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            self.stand_in(endpoint);
+        }
+    }
+
+    /// When somebody's time comes next.
+    pub fn next_wake(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, ..)| *at)
+    }
+
+    /// The next delivery to send; none when nobody in line may send one now.
+    pub fn next(&mut self, ledger: &mut Ledger, at: Moment) -> Option<Go> {
+        for _ in 0..self.ready.len() {
+            let endpoint = self.ready.pop_front()?;
+            match self.turn(ledger, endpoint, at) {
+                Turn::Go(go) => {
+                    self.ready.push_back(endpoint);
+                    return Some(*go);
+                }
+                Turn::NoRoom => {
+                    self.starved = true;
+                    self.ready.push_back(endpoint);
+                }
+                Turn::Idle => {
+                    self.in_ready.remove(&endpoint);
+                }
+            }
+        }
+        None
+    }
+
+    fn turn(&mut self, ledger: &mut Ledger, endpoint: EndpointId, at: Moment) -> Turn {
+        let now = at.now;
+        ledger.ripen(endpoint, now);
+        let classes = [Class::Fresh, Class::Retry];
+        if !classes.iter().any(|class| ledger.is_ready(endpoint, *class)) {
+            ledger.pace(endpoint, None);
+            if let Some(at) = ledger.wake_at(endpoint).filter(|at| *at > now) {
+                self.wake(at, endpoint);
+            }
+            return Turn::Idle;
+        }
+        let Some(pace) = self.paces.of(ledger, endpoint) else {
+            self.wake(now + PACE_UNKNOWN_PAUSE, endpoint);
+            return Turn::Idle;
+        };
+        if let Some(due) = pace.peek(Count::Plan) {
+            let paced = at.wall.after(due.saturating_duration_since(now));
+            ledger.pace(endpoint, Some(paced));
+            self.wake(due, endpoint);
+            return Turn::Idle;
+        }
+        // Whoever never answered 2xx, or fails, counts among the retries with all it has: however many there are, they
+        // leave a quarter to healthy endpoints.
+        let probation = ledger
+            .subscriber(endpoint)
+            .is_some_and(|subscriber| health::on_probation(&subscriber.health));
+        let take = |class| self.permits.try_take(endpoint, class);
+        let for_fresh = || take(Class::Fresh).filter(|_| !probation);
+        let Some(room) = take(Class::Retry).or_else(for_fresh) else {
+            return Turn::NoRoom;
+        };
+        let allowed = |class| class == Class::Fresh || room.class() == Class::Retry;
+        let Some(job) = ledger.start(endpoint, now, allowed) else {
+            return Turn::NoRoom;
+        };
+        if let Some(until) = pace.take(Count::Plan) {
+            // It was let go just now, and nobody else takes from it in between; its gate would hold it anyway.
+            debug_assert!(false, "a permit vanished until {until:?}");
+        }
+        let room = if probation || job.class == Class::Retry {
+            room
+        } else {
+            room.for_fresh()
+        };
+        let room = room.begin();
+        Turn::Go(Box::new(Go { job, pace, room }))
+    }
+}
