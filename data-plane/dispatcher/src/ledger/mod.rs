@@ -40,7 +40,7 @@ use qrelay_store::{
     Timestamp,
     checkpoint::{EndpointHealth, HealthChange, HealthState},
     event::EventType,
-    id::{EndpointId, EventAddress, PartitionId, TenantId},
+    id::{EndpointId, EventAddress, PartitionId, Seq, TenantId},
     limits::{
         FRESH_MAX, FRESH_WHEN_FULL_MAX, OUTSTANDING_PER_ENDPOINT_MAX, OUTSTANDING_PER_PARTITION_MAX,
         OWN_RUN_WINDOW, UNSAVED_BATCHES_MAX, UNSAVED_DELIVERIES_MAX,
@@ -365,6 +365,31 @@ impl Ledger {
         }
         self.health_changed.insert(id);
         self.woken.insert(id);
+    }
+
+    /// What lagging endpoints have not read of streams that are not `known` any more, and never will: whose, and after
+    /// which batch through which.
+    pub fn left_behind(
+        &self,
+        known: impl Fn(crate::cursor::Stream) -> bool,
+    ) -> Vec<(EndpointId, crate::cursor::Stream, Seq, Seq)> {
+        let gone = |own: &Own| {
+            let read = own.run.read.clone();
+            let behind = self.shared.read.iter().filter(|(stream, _)| !known(*stream));
+            let behind: Vec<_> = behind
+                .map(|(stream, through)| (stream, read.at(stream), through))
+                .filter(|(_, after, through)| after < through)
+                .collect();
+            behind
+        };
+        let own = self.own.iter().filter_map(|endpoint| self.own_run(*endpoint));
+        own.flat_map(|(subscriber, own)| {
+            let id = subscriber.config.id;
+            gone(own)
+                .into_iter()
+                .map(move |(stream, after, through)| (id, stream, after, through))
+        })
+        .collect()
     }
 
     /// Forgets streams whose writers are gone for good, once nothing of them matters. Cursors would grow with every

@@ -333,6 +333,11 @@ impl Actor {
                 let partition = self.partition;
                 let known =
                     |stream: Stream| stream.partition != partition || writers.contains(&stream.writer);
+                // Retention took their batches while these lagged. Were they forgotten now, nobody would ever tell.
+                for (endpoint, stream, after, through) in self.ledger.left_behind(known) {
+                    self.give_up_gone(endpoint, stream, after.next(), through);
+                    self.ledger.skip_own(endpoint, stream, through);
+                }
                 self.ledger.forget_streams(known);
             }
         }

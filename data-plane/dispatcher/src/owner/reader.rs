@@ -37,7 +37,7 @@ const CONFIG_ROWS: usize = 64;
 /// Pause after the store failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(250);
 /// How often the owner hears which writers still exist.
-const WRITERS_PERIOD: Duration = Duration::from_secs(60);
+const WRITERS_PERIOD: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 
 /// What the reader tells the owner.
 #[derive(Debug)]

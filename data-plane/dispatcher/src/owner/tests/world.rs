@@ -250,6 +250,16 @@ impl World {
         self.change(resource, expected, None, SecretChange::Keep).await;
     }
 
+    /// The process that records scans ends, and its successor begins.
+    pub(super) async fn restart_recording(&mut self) {
+        self.appender.close(Instant::now() + PATIENCE).await.unwrap();
+        let shared: SharedStore = Arc::clone(&self.store) as SharedStore;
+        let cadence = Duration::from_millis(50);
+        self.appender = Appender::start(shared, &self.clock, "test", cadence)
+            .await
+            .unwrap();
+    }
+
     /// Retention takes all that is there.
     pub(super) async fn expire_all(&self) {
         self.sqlite.expire(Duration::ZERO).await.unwrap();
