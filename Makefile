@@ -66,6 +66,12 @@ bench: ## Benchmark the redirect against nginx: server CPU per request (some ten
 	$(TARGET)/release/qrelay-loadtest redirect --qrelay $(TARGET)/release/qrelay \
 		--dir $(TARGET)/bench --json $(TARGET)/bench/redirect.json $(BENCH)
 
+.PHONY: bench-deliveries
+bench-deliveries: ## Benchmark deliveries against a loop of signed POSTs (some five minutes, see loadtest/README.md).
+	cargo build --release -p qrelay -p qrelay-loadtest
+	$(TARGET)/release/qrelay-loadtest deliveries --qrelay $(TARGET)/release/qrelay \
+		--dir $(TARGET)/bench --json $(TARGET)/bench/deliveries.json $(BENCH)
+
 .PHONY: bench-quick
 bench-quick: ## The same in under three minutes, once built.
 	@$(MAKE) --no-print-directory bench BENCH="--quick $(BENCH)"

@@ -10,6 +10,7 @@ use nix::{
     time::{clock_getcpuclockid, clock_gettime},
     unistd::Pid,
 };
+use tokio::time::{Instant, sleep};
 
 /// One process's line in `/proc/PID/stat`.
 struct Stat {
@@ -55,6 +56,52 @@ pub fn group_time(group: u32) -> anyhow::Result<Duration> {
     Ok(sum)
 }
 
+/// A group is at rest when it used no more than 5 % of such a window.
+const REST_WINDOW: Duration = Duration::from_millis(200);
+
+/// Waits until the group is at rest, at most so long: what it does after a load belongs to the load.
+///
+/// # Errors
+/// When `/proc` cannot be read or no process of the group lives.
+pub async fn settle(group: u32, longest: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + longest;
+    let mut before = group_time(group)?;
+    loop {
+        sleep(REST_WINDOW).await;
+        let now = group_time(group)?;
+        if now - before <= REST_WINDOW / 20 || Instant::now() >= deadline {
+            return Ok(());
+        }
+        before = now;
+    }
+}
+
+/// The most memory that any living process of a group has held at once, in bytes (`VmHWM`).
+///
+/// # Errors
+/// When `/proc` cannot be read or no process of the group lives.
+pub fn peak_memory(group: u32) -> anyhow::Result<u64> {
+    let mut peak = None;
+    for pid in group_members(group)? {
+        let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
+            continue;
+        };
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib: Option<u64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
+        peak = peak.max(kib.map(|kib| kib * 1024));
+    }
+    peak.with_context(|| format!("no process of group {group} lives"))
+}
+
+/// The CPU time that this process has used.
+///
+/// # Errors
+/// When the clock cannot be read.
+pub fn own_time() -> anyhow::Result<Duration> {
+    let clock = nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID;
+    Ok(Duration::from(clock_gettime(clock)?))
+}
+
 /// proc(5): after the command in parentheses, which may itself hold parentheses and blanks, the fields are state,
 /// parent and group (3rd to 5th).
 fn parse(line: &str) -> anyhow::Result<Stat> {
@@ -88,5 +135,7 @@ mod tests {
             sum = std::hint::black_box((0..1_000_000_u64).fold(sum, u64::wrapping_add));
         }
         assert!(group_members(own).unwrap().contains(&std::process::id()));
+        assert!(own_time().unwrap() >= Duration::from_millis(10));
+        assert!(peak_memory(own).unwrap() > 100_000);
     }
 }

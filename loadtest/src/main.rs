@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use http::{HeaderValue, StatusCode};
 use qrelay_loadtest::{
     arrivals::Gaps,
-    product, raw,
+    deliveries, posts, product, raw,
     receiver::{self, Manner},
     redirect,
     scan::{self, Load},
@@ -44,6 +44,10 @@ enum Command {
     Raw(RawArguments),
     /// Compare the CPU cost of a redirect with nginx's.
     Redirect(RedirectArguments),
+    /// Send signed POSTs in a loop, do nothing else, and print a report as JSON.
+    Posts(PostsArguments),
+    /// Measure deliveries per second and per CPU-second beside a loop of signed POSTs.
+    Deliveries(DeliveriesArguments),
 }
 
 #[derive(Debug, Args)]
@@ -145,6 +149,46 @@ struct RedirectArguments {
     load_core: usize,
 }
 
+#[derive(Debug, Args)]
+struct PostsArguments {
+    /// An http:// URL on a loopback address.
+    url: Target,
+    /// The file with the body to send.
+    #[arg(long)]
+    body: PathBuf,
+    /// Connections.
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// How many are sent.
+    #[arg(long, default_value_t = 20_000)]
+    requests: u64,
+}
+
+#[derive(Debug, Args)]
+struct DeliveriesArguments {
+    /// The release binary of qrelay.
+    #[arg(long, default_value = "target/release/qrelay")]
+    qrelay: PathBuf,
+    /// Where data and logs go while it runs: on a disk, not in memory.
+    #[arg(long, default_value = "target/bench")]
+    dir: PathBuf,
+    /// Write the figures there, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// How often each scenario takes its turn.
+    #[arg(long, default_value_t = 5)]
+    cycles: usize,
+    /// How many deliveries healthy endpoints get in one turn.
+    #[arg(long, default_value_t = 20_000)]
+    deliveries: u64,
+    /// The core of what sends.
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// The core of the scans and the receiver.
+    #[arg(long, default_value_t = 1)]
+    load_core: usize,
+}
+
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -173,6 +217,23 @@ async fn run(command: Command) -> anyhow::Result<()> {
             }
         }
         Command::Redirect(arguments) => redirect(arguments).await,
+        Command::Posts(arguments) => {
+            let plan = posts::Plan {
+                target: arguments.url,
+                body: fs::read(&arguments.body)
+                    .with_context(|| format!("cannot read {}", arguments.body.display()))?
+                    .into(),
+                connections: arguments.connections,
+                requests: arguments.requests,
+            };
+            let report = posts::run(plan).await?;
+            Ok(writeln!(
+                io::stdout(),
+                "{}",
+                serde_json::to_string_pretty(&report)?
+            )?)
+        }
+        Command::Deliveries(arguments) => deliveries(arguments).await,
     }
 }
 
@@ -247,15 +308,34 @@ async fn redirect(arguments: RedirectArguments) -> anyhow::Result<()> {
         server_core: arguments.server_core,
         load_core: arguments.load_core,
     };
-    let say = |what: &str| {
-        // Progress is a courtesy: a closed terminal must not end the measurement.
-        writeln!(io::stderr(), "{what}").ok();
-    };
     let outcome = redirect::run(&plan, say).await?;
     writeln!(io::stdout(), "{outcome}")?;
-    if let Some(path) = arguments.json {
-        fs::write(&path, serde_json::to_string_pretty(&outcome)?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    write_json(arguments.json, &outcome)
+}
+
+async fn deliveries(arguments: DeliveriesArguments) -> anyhow::Result<()> {
+    let plan = deliveries::Plan {
+        qrelay: arguments.qrelay,
+        folder: product::folder(&arguments.dir)?,
+        cycles: arguments.cycles,
+        deliveries: arguments.deliveries,
+        server_core: arguments.server_core,
+        load_core: arguments.load_core,
+    };
+    let outcome = deliveries::run(&plan, say).await?;
+    writeln!(io::stdout(), "{outcome}")?;
+    write_json(arguments.json, &outcome)
+}
+
+/// Progress is a courtesy: a closed terminal must not end the measurement.
+fn say(what: &str) {
+    writeln!(io::stderr(), "{what}").ok();
+}
+
+fn write_json(path: Option<PathBuf>, outcome: &impl serde::Serialize) -> anyhow::Result<()> {
+    let Some(path) = path else {
+        return Ok(());
+    };
+    fs::write(&path, serde_json::to_string_pretty(outcome)?)
+        .with_context(|| format!("cannot write {}", path.display()))
 }

@@ -76,6 +76,8 @@ impl Product {
             ("--api-listen", api.to_string().into()),
             ("--ops-listen", ops.to_string().into()),
             ("--admin-key-file", key_file.into_os_string()),
+            // Receivers of a benchmark are on this machine.
+            ("--dangerous-allow-target", "127.0.0.0/8".into()),
         ] {
             arguments.extend([flag.into(), value]);
         }
@@ -123,6 +125,19 @@ impl Product {
         let short_id = text(&code, "short_id")?;
         let target = format!("http://{}/{short_id}", self.edge).parse()?;
         Ok(Campaign { tenant, target })
+    }
+
+    /// Makes an endpoint of the campaign's tenant that wants every scan, with further fields of the API. Returns its secret.
+    ///
+    /// # Errors
+    /// When the API refuses.
+    pub async fn endpoint(&self, campaign: &Campaign, url: &str, fields: &Value) -> anyhow::Result<String> {
+        let mut endpoint = json!({ "url": url, "events": ["scan.created"] });
+        if let (Some(endpoint), Some(fields)) = (endpoint.as_object_mut(), fields.as_object()) {
+            endpoint.extend(fields.clone());
+        }
+        let path = format!("/v1/endpoints?tenant_id={}", campaign.tenant);
+        text(&self.post(&path, &endpoint).await?, "secret")
     }
 
     async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {

@@ -3,7 +3,11 @@
 //! | request | answer |
 //! |---|---|
 //! | `POST` any other path | a webhook: counted, answered with the status that was set |
-//! | `GET /-/counts` | `{"requests", "distinct", "duplicates", "unnamed", "refused"}` |
+//! | `POST /status/NNN/…` | a webhook: counted, answered with that status |
+//! | `POST /third/…` | a webhook: counted, every third one answered with 500 |
+//! | `POST /hole/…` | a webhook: counted, never answered |
+//! | `GET /-/counts` | `{"requests", "accepted", "distinct", "duplicates", "unnamed", "refused"}` |
+//! | `GET /-/last` | the body of the last webhook that was accepted |
 //! | `POST /-/missing`, a body of ids, one a line | `{"asked", "missing": [at most 1,000 ids], "missing_count"}` |
 //! | `POST /-/reset` | forgets everything |
 //!
@@ -52,6 +56,8 @@ pub struct Manner {
 pub struct Counts {
     /// Webhooks in all.
     pub requests: u64,
+    /// Those that are answered with a 2xx.
+    pub accepted: u64,
     /// Different ids among them.
     pub distinct: u64,
     /// Webhooks whose id had come before.
@@ -66,6 +72,7 @@ pub struct Counts {
 struct Seen {
     counts: Counts,
     ids: HashSet<u128>,
+    last: Bytes,
     hashers: [RandomState; 2],
 }
 
@@ -97,25 +104,52 @@ async fn answer(seen: &Mutex<Seen>, manner: Manner, request: Request<Incoming>) 
     };
     match (&head.method, path) {
         (&Method::GET, "/-/counts") => json(&json!(lock(seen).counts)),
+        (&Method::GET, "/-/last") => Response::new(Full::new(lock(seen).last.clone())),
         (&Method::POST, "/-/missing") => json(&lock(seen).missing(&body.to_bytes())),
         (&Method::POST, "/-/reset") => {
             *lock(seen) = Seen::default();
             json(&json!({}))
         }
         (&Method::POST, _) if !question => {
-            lock(seen).count(&head.headers);
+            let Some(status) = lock(seen).status_of(path, manner) else {
+                lock(seen).count(&head.headers, None);
+                std::future::pending::<()>().await;
+                return plain(manner.status);
+            };
+            lock(seen).count(&head.headers, status.is_success().then(|| body.to_bytes()));
             if !manner.delay.is_zero() {
                 sleep(manner.delay).await;
             }
-            plain(manner.status)
+            plain(status)
         }
         _ => plain(StatusCode::NOT_FOUND),
     }
 }
 
 impl Seen {
-    fn count(&mut self, headers: &HeaderMap) {
+    /// What a webhook at this path is answered with; none at all for a hole.
+    fn status_of(&self, path: &str, manner: Manner) -> Option<StatusCode> {
+        if path.starts_with("/hole/") {
+            return None;
+        }
+        if path.starts_with("/third/") && self.counts.requests % 3 == 2 {
+            return Some(StatusCode::INTERNAL_SERVER_ERROR);
+        }
+        let named = path.strip_prefix("/status/").and_then(|rest| rest.get(..3));
+        Some(
+            named
+                .and_then(|status| status.parse().ok())
+                .unwrap_or(manner.status),
+        )
+    }
+
+    /// `accepted`: its body, if it is.
+    fn count(&mut self, headers: &HeaderMap, accepted: Option<Bytes>) {
         self.counts.requests += 1;
+        if let Some(body) = accepted {
+            self.counts.accepted += 1;
+            self.last = body;
+        }
         match headers.get("webhook-id") {
             Some(id) if self.ids.len() < IDS_MAX => {
                 if self.ids.insert(self.hash(id.as_bytes())) {
@@ -181,6 +215,8 @@ mod tests {
             delay: Duration::ZERO,
         };
         let client = async {
+            let failing = rest::Call::post(address, "/status/500/x").body("{}");
+            assert_eq!(failing.send().await.unwrap().0, StatusCode::INTERNAL_SERVER_ERROR);
             for id in ["evt_a", "evt_b", "evt_a", ""] {
                 let mut webhook = rest::Call::post(address, "/hook").body("{}");
                 if !id.is_empty() {
@@ -206,10 +242,11 @@ mod tests {
         assert_eq!(
             counts,
             Counts {
-                requests: 4,
+                requests: 5,
+                accepted: 4,
                 distinct: 2,
                 duplicates: 1,
-                unnamed: 1,
+                unnamed: 2,
                 refused: 0
             }
         );

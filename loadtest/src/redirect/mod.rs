@@ -34,8 +34,6 @@ const LOCATION: &str =
 const WARM_UP: Duration = Duration::from_secs(1);
 /// After a load, a server's remaining work (reading its log, flushing) is waited for and charged, at most so long.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
-/// A server is at rest when it used no more than 5 % of such a window.
-const SETTLE_WINDOW: Duration = Duration::from_millis(200);
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -226,7 +224,7 @@ async fn turn(
     );
     let before = cpu::group_time(group)?;
     let report = load(plan, folder, target, scenario, duration).await?;
-    settle(group).await?;
+    cpu::settle(group, SETTLE_MAX).await?;
     let used = cpu::group_time(group)?.saturating_sub(before);
     let wrong = report.not_answered_with(302);
     ensure!(
@@ -280,17 +278,4 @@ async fn load(
         child.last_lines()
     );
     serde_json::from_str(&child.output()?).context("the load generator's report")
-}
-
-async fn settle(group: u32) -> anyhow::Result<()> {
-    let deadline = Instant::now() + SETTLE_MAX;
-    let mut before = cpu::group_time(group)?;
-    loop {
-        sleep(SETTLE_WINDOW).await;
-        let now = cpu::group_time(group)?;
-        if now - before <= SETTLE_WINDOW / 20 || Instant::now() >= deadline {
-            return Ok(());
-        }
-        before = now;
-    }
 }

@@ -1,12 +1,11 @@
 //! What the benchmark found: medians of per-cycle ratios, as a table and as JSON.
 
-use std::{fmt, fs, time::Duration};
+use std::{fmt, time::Duration};
 
-use rustix::{fs::statfs, system::uname};
 use serde::Serialize;
 
 use super::{Plan, Scenario, Server};
-use crate::{nginx, tally::Report};
+use crate::{machine::Machine, median::median, nginx, tally::Report};
 
 /// One server's turn.
 #[derive(Debug, Clone)]
@@ -26,12 +25,9 @@ pub struct Measurement {
 /// Under which circumstances the figures hold.
 #[derive(Debug, Clone, Serialize)]
 pub struct Conditions {
-    /// The processor.
-    pub processor: String,
-    /// The kernel.
-    pub kernel: String,
-    /// Of the data directory: in memory, a commit would cost nothing.
-    pub file_system: String,
+    /// The machine.
+    #[serde(flatten)]
+    pub machine: Machine,
     /// The version compared with.
     pub nginx: String,
     /// Turns of each server in each scenario.
@@ -80,15 +76,8 @@ impl Conditions {
     /// # Errors
     /// When nginx is not installed or the folder does not exist.
     pub fn read(plan: &Plan) -> anyhow::Result<Self> {
-        let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = info
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        let kind = statfs(&plan.folder)?.f_type;
         Ok(Self {
-            processor: model.map_or("unknown", |(_, model)| model).to_owned(),
-            kernel: uname().release().to_string_lossy().into_owned(),
-            file_system: file_system(u64::try_from(kind).unwrap_or_default()),
+            machine: Machine::read(&plan.folder)?,
             nginx: nginx::version(&plan.nginx)?,
             cycles: plan.cycles,
             turn_s: plan.turn.as_secs_f64(),
@@ -97,18 +86,6 @@ impl Conditions {
                      server's process group, until it is at rest again; median over cycles of the ratio \
                      within a cycle",
         })
-    }
-}
-
-/// statfs(2)'s magic numbers of what data directories lie on.
-fn file_system(magic: u64) -> String {
-    match magic {
-        0xef53 => "ext4".into(),
-        0x5846_5342 => "xfs".into(),
-        0x9123_683e => "btrfs".into(),
-        0x794c_7630 => "overlay".into(),
-        0x0102_1994 => "tmpfs (in memory: durable figures mean nothing)".into(),
-        other => format!("{other:#x}"),
     }
 }
 
@@ -196,18 +173,6 @@ fn ratio(what: &str, ours: &[f64], theirs: &[f64], against: &'static str) -> Opt
     })
 }
 
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    let upper = *sorted.get(middle)?;
-    Some(if sorted.len() % 2 == 1 {
-        upper
-    } else {
-        (sorted[middle - 1] + upper) / 2.0
-    })
-}
-
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self
@@ -237,11 +202,7 @@ impl fmt::Display for Outcome {
             )?;
         }
         let c = &self.conditions;
-        writeln!(
-            f,
-            "\n{}, Linux {}, data on {}, {}",
-            c.processor, c.kernel, c.file_system, c.nginx
-        )?;
+        writeln!(f, "\n{}, {}", c.machine, c.nginx)?;
         write!(
             f,
             "{} cycles of {} s, {} connections; {}",
@@ -264,6 +225,5 @@ mod tests {
     #[test]
     fn who_took_no_part_makes_no_row() {
         assert!(ratio("x", &[1.0], &[], "relaxed").is_none());
-        assert_eq!(median(&[1.0, 3.0]), Some(2.0));
     }
 }
