@@ -57,8 +57,14 @@ async fn an_endpoint_gets_what_its_filter_lets_pass_and_a_change_counts_from_the
     let server = Setup::new(super::BINARY, &dir.path().join("data")).start().await;
     let (_, api) = server.admin().tenant("filters").await;
     let mut codes = Vec::new();
-    for short_id in ["menu", "poster"] {
-        let code = json!({"short_id": short_id, "destination_url": "https://example.com/"});
+    for (short_id, tags, campaign) in [
+        ("menu", json!(["lobby", "a4"]), "spring"),
+        ("poster", json!([]), ""),
+    ] {
+        let code = json!({
+            "short_id": short_id, "destination_url": "https://example.com/", "tags": tags, "campaign_id": campaign,
+            "metadata": {"table": 7},
+        });
         codes.push(api.post("/v1/codes", code).await["id"].clone());
     }
     let filters = [
@@ -66,6 +72,10 @@ async fn an_endpoint_gets_what_its_filter_lets_pass_and_a_change_counts_from_the
         json!({"codes": [codes[0]]}),
         json!({"humans_only": true}),
         json!({"classifications": ["preview", "human"], "codes": [codes[0]]}),
+        json!({"tags": ["lobby", "hall"]}),
+        json!({"campaigns": ["spring"], "humans_only": true}),
+        json!({"expression": "data.classification != 'tool' && data.metadata.table == 7 && 'a4' in code.tags"}),
+        json!({"expression": "data.metadata.nothing == 7 || data.short_id == 'menu'"}),
     ];
     let (mut receivers, mut paths) = (Vec::new(), Vec::new());
     for filter in &filters {
@@ -93,6 +103,10 @@ async fn an_endpoint_gets_what_its_filter_lets_pass_and_a_change_counts_from_the
         set([&ids[0], &ids[2], &ids[4]]),
         set([&ids[1], &ids[4]]),
         set([&ids[2], &ids[4]]),
+        set([&ids[0], &ids[2], &ids[4]]),
+        set([&ids[4]]),
+        set([&ids[2], &ids[4]]),
+        set([&ids[0], &ids[2], &ids[4]]),
     ];
     for (receiver, expected) in receivers.iter().zip(&expected) {
         assert_eq!(all_until(receiver, &ids[4]).await, *expected);
@@ -104,7 +118,10 @@ async fn an_endpoint_gets_what_its_filter_lets_pass_and_a_change_counts_from_the
         .await;
     assert_eq!(
         changed["filter"],
-        json!({"codes": [codes[1]], "classifications": ["human", "preview"], "humans_only": false})
+        json!({
+            "codes": [codes[1]], "tags": [], "campaigns": [], "classifications": ["human", "preview"],
+            "humans_only": false, "expression": "",
+        })
     );
     scan(&server, "menu", HUMAN).await;
     let last = scan(&server, "poster", HUMAN).await;

@@ -1,18 +1,37 @@
 //! An endpoint's filter: what a caller may write, and how it looks on the wire.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use qrelay_proto::v1;
-use qrelay_store::{limits, model::Filter, record::Classification};
+use qrelay_store::{
+    Timestamp,
+    event::{Event, EventType},
+    expression::{self, CompileError, EvaluateError, Subject},
+    id::{ConfigSeq, EventAddress, IdCipher, TenantId},
+    limits,
+    model::Filter,
+    payload,
+    record::Classification,
+};
+use tonic::Status;
 
-use crate::refusal::Violations;
+use crate::{
+    field,
+    refusal::{self, Violations},
+};
+
+/// When to try again after no thread was to be had.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The paths of the field, for update masks.
-pub(crate) const PATHS: [&str; 4] = [
+pub(crate) const PATHS: [&str; 7] = [
     "filter",
     "filter.codes",
+    "filter.tags",
+    "filter.campaigns",
     "filter.classifications",
     "filter.humans_only",
+    "filter.expression",
 ];
 
 /// Sets what one of [`PATHS`] names, and notes what is wrong with it; the rest stays.
@@ -30,6 +49,17 @@ pub(crate) fn set(filter: &mut Filter, path: &str, given: Option<&v1::Filter>, v
             id
         });
         filter.codes = parsed.collect::<BTreeSet<_>>();
+    }
+    if named("filter.tags") {
+        let path = "filter.tags";
+        filter.tags = texts(path, &given.tags, limits::TAG_CHARS_MAX, violations);
+    }
+    if named("filter.campaigns") {
+        let path = "filter.campaigns";
+        filter.campaigns = texts(path, &given.campaigns, limits::REFERENCE_CHARS_MAX, violations);
+    }
+    if named("filter.expression") {
+        filter.expression.clone_from(&given.expression);
     }
     if named("filter.classifications") {
         let path = "filter.classifications";
@@ -56,6 +86,54 @@ pub(crate) fn set(filter: &mut Filter, path: &str, given: Option<&v1::Filter>, v
     }
 }
 
+fn texts(path: &str, given: &[String], chars_max: usize, violations: &mut Violations) -> BTreeSet<String> {
+    let entries = entries(path, given, limits::FILTER_TAGS_MAX, violations);
+    let kept = entries.map(|(at, text)| {
+        field::required_line(violations, &format!("{path}[{at}]"), text, chars_max);
+        text.clone()
+    });
+    kept.collect()
+}
+
+/// Judges the expression: what evaluates to no boolean for a sample scan is none.
+///
+/// # Errors
+/// UNAVAILABLE when it cannot be judged now.
+pub(crate) async fn check_expression(filter: &Filter, violations: &mut Violations) -> Result<(), Status> {
+    let text = filter.expression.clone();
+    if text.is_empty() {
+        return Ok(());
+    }
+    let judged = tokio::task::spawn_blocking(move || {
+        let compiled = expression::compile_for_template(&text)?;
+        Ok(compiled.matches(&sample()))
+    });
+    let judged = judged.await.unwrap_or(Err(CompileError::Busy));
+    match judged {
+        Err(CompileError::Busy) => {
+            let message = CompileError::Busy.to_string();
+            return Err(refusal::unavailable("SERVER_BUSY", &message, RETRY_AFTER));
+        }
+        Err(error) => violations.add("filter.expression", format!("is refused: {error}")),
+        Ok(Err(error @ EvaluateError::NotBoolean)) => {
+            violations.add("filter.expression", format!("is refused: {error}"));
+        }
+        // A sample has not all that a tenant's own events have.
+        Ok(_) => {}
+    }
+    Ok(())
+}
+
+fn sample() -> Subject {
+    let (at, tenant) = (Timestamp::from_millis(0), TenantId::from_bytes([0; 10]));
+    let (ids, address) = (
+        IdCipher::new(&[0; 16]),
+        EventAddress::config(ConfigSeq::new(1), 0),
+    );
+    let (event, code) = Event::sample_of(EventType::ScanCreated, &ids, address, at, tenant);
+    payload::subject(&event, code.as_ref())
+}
+
 /// The entries with their places; none of a list that is too long.
 fn entries<'a>(
     path: &str,
@@ -77,6 +155,9 @@ pub(crate) fn show(filter: &Filter) -> Option<v1::Filter> {
         codes: filter.codes.iter().map(ToString::to_string).collect(),
         classifications: classes.map(|class| class.as_str().to_owned()).collect(),
         humans_only: filter.humans_only,
+        tags: filter.tags.iter().cloned().collect(),
+        campaigns: filter.campaigns.iter().cloned().collect(),
+        expression: filter.expression.clone(),
     })
 }
 
@@ -92,6 +173,9 @@ mod tests {
             codes: vec![CodeId::from_bytes([1; 10]).to_string()],
             classifications: vec!["human".into(), "tool".into()],
             humans_only: true,
+            tags: vec!["lobby".into(), "poster".into()],
+            campaigns: vec!["spring".into()],
+            expression: "data.country == 'CA'".into(),
         };
         let mut filter = Filter::default();
         let mut violations = Violations::default();
@@ -103,22 +187,43 @@ mod tests {
         assert!(filter.codes.is_empty() && filter.humans_only);
         assert!(violations.is_empty());
 
-        let judged = |codes: &[&str], classes: &[&str]| {
+        let judged = |codes: &[&str], classes: &[&str], tags: &[&str]| {
             let texts = |given: &[&str]| given.iter().map(ToString::to_string).collect();
             let given = v1::Filter {
                 codes: texts(codes),
                 classifications: texts(classes),
-                humans_only: false,
+                tags: texts(tags),
+                ..v1::Filter::default()
             };
             let mut violations = Violations::default();
             set(&mut Filter::default(), "filter", Some(&given), &mut violations);
             violations.finish().unwrap_err().message().to_owned()
         };
-        assert!(judged(&["menu"], &[]).starts_with("filter.codes[0] must be a code's id"));
-        assert!(
-            judged(&[], &["human", "Bot"]).starts_with("filter.classifications[1] must be one of human,")
-        );
-        assert!(judged(&[], &["human"; 8]).starts_with("filter.classifications must have at most 7"));
-        assert!(judged(&["x"; 501], &[]).starts_with("filter.codes must have at most 500"));
+        for (codes, classes, tags, refusal) in [
+            (
+                &["menu"][..],
+                &[][..],
+                &[][..],
+                "filter.codes[0] must be a code's id",
+            ),
+            (
+                &[],
+                &["human", "Bot"],
+                &[],
+                "filter.classifications[1] must be one of human,",
+            ),
+            (
+                &[],
+                &["human"; 8],
+                &[],
+                "filter.classifications must have at most 7",
+            ),
+            (&["x"; 501], &[], &[], "filter.codes must have at most 500"),
+            (&[], &[], &["x"; 101], "filter.tags must have at most 100"),
+            (&[], &[], &["x", " "], "filter.tags[1] must not be empty"),
+        ] {
+            let judged = judged(codes, classes, tags);
+            assert!(judged.starts_with(refusal), "{judged}");
+        }
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     api::{Api, Draft},
     caller::Caller,
     endpoint_fields::{IGNORED, SETTABLE, default_schedule_ms, is_populated, set, show},
-    endpoint_signature, field,
+    endpoint_filter, endpoint_signature, field,
     page::{self, Bound},
     payload_fields, presets,
     refusal::{self, Violations},
@@ -113,6 +113,7 @@ async fn described(
     }
     let payload = given.payload.as_ref();
     payload_fields::judge(api, &mut endpoint, &["payload"], payload, violations).await?;
+    endpoint_filter::check_expression(&endpoint.filter, violations).await?;
     Ok((endpoint, secret))
 }
 
@@ -218,6 +219,9 @@ pub(crate) async fn update(
         None
     };
     let mut replaced = false;
+    if scratch.filter.expression != current.filter.expression {
+        endpoint_filter::check_expression(&scratch.filter, &mut violations).await?;
+    }
     if paths.contains(&"url") && given.url != current.url {
         check_url(api, &given.url, &mut violations).await?;
     }

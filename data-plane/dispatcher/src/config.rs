@@ -15,6 +15,7 @@ use crate::{
     attempt::Sender,
     bodies::Bodies,
     exchange::Exchanger,
+    filters::Filters,
     owner::{self, Shard},
     payloads::Payloads,
     permits::Permits,
@@ -83,6 +84,7 @@ impl Config {
             shard: Arc::new(Shard {
                 owner: OwnerId::random(),
                 store: deps.store,
+                filters: Filters::new(sender.bodies.clone()),
                 sender,
                 permits,
                 config: self,

@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod cursor;
 pub mod exchange;
+mod filters;
 pub mod health;
 pub mod lease;
 pub mod ledger;

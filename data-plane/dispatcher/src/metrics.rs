@@ -18,6 +18,8 @@ const DAMAGED: &str = "qrelay_checkpoint_damaged_total";
 const GONE: &str = "qrelay_deliveries_expired_ranges_total";
 const OVERSIZED: &str = "qrelay_checkpoint_oversized_total";
 const NOT_MADE: &str = "qrelay_delivery_attempts_not_made_total";
+const FILTER_FAILED: &str = "qrelay_filter_failures_total";
+const FILTER_UNDECIDED: &str = "qrelay_filter_undecided_total";
 
 /// Describes all metrics of the deliverer. To be called once a recorder is installed.
 pub fn describe() {
@@ -66,6 +68,14 @@ pub fn describe() {
         NOT_MADE,
         "Attempts that could not be made for reasons of our own, and are tried again."
     );
+    describe_counter!(
+        FILTER_FAILED,
+        "Events for which a filter's expression had no value, and which it held back for that."
+    );
+    describe_counter!(
+        FILTER_UNDECIDED,
+        "Endpoints that went on in a run of their own because filters took too long for the shared one."
+    );
 }
 
 pub(crate) fn matched(count: usize) {
@@ -79,6 +89,14 @@ pub(crate) fn attempted(class: &'static str) {
 
 pub(crate) fn not_made() {
     counter!(NOT_MADE).increment(1);
+}
+
+pub(crate) fn filter_failed() {
+    counter!(FILTER_FAILED).increment(1);
+}
+
+pub(crate) fn filters_undecided(count: usize) {
+    counter!(FILTER_UNDECIDED).increment(u64::try_from(count).unwrap_or(u64::MAX));
 }
 
 pub(crate) fn gone() {

@@ -105,6 +105,8 @@ pub const SECRETS_PER_ENDPOINT_MAX: usize = 2;
 pub const ROTATION_OVERLAP_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Codes in an endpoint's filter: each is looked up for every event, and all stand in every answer.
 pub const FILTER_CODES_MAX: usize = 500;
+/// Tags in an endpoint's filter, and campaigns: three times as many tags as a code has.
+pub const FILTER_TAGS_MAX: usize = 100;
 /// A header's name that a caller chooses: longer ones are refused by some servers.
 pub const HEADER_NAME_BYTES_MAX: usize = 64;
 
@@ -273,6 +275,19 @@ pub const SHOWN_TEXT_CHARS_MAX: usize = 200;
 pub const EVENT_NAME_CHARS_MAX: usize = 64;
 /// Characters of a payload's content type.
 pub const CONTENT_TYPE_CHARS_MAX: usize = 100;
+
+// ---- Filters ----
+
+/// Text of expressions whose compiled form is kept, times thirty-two, which is about what it takes: a thousand large ones.
+pub const FILTER_CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// Events whose codes are read at once for a batch's filters.
+pub const FILTER_CODE_READS: usize = 16;
+/// Work of expressions in one read of a partition (a unit is a byte of an expression's text, or a thousandth of a pattern,
+/// evaluated once: half a microsecond for the worst). Endpoints beyond it read on by themselves, so that they hold nobody
+/// up for longer than a quarter of a second.
+pub const FILTER_WORK_PER_READ_MAX: usize = 500_000;
+/// What one tenant's expressions may take of it, and what an own run's read may before others have their turn.
+pub const FILTER_WORK_PER_TENANT_MAX: usize = 250_000;
 
 // ---- The API ----
 

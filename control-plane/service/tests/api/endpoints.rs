@@ -108,7 +108,9 @@ async fn a_filter_is_set_whole_or_by_its_parts_and_its_entries_are_named() {
     let mut body = endpoint();
     body["filter"] = json!({"codes": [codes[1], codes[0], codes[1]], "humans_only": true});
     let made = api.post(&key, "/v1/endpoints", body.clone()).await.ok();
-    let filter = json!({"codes": codes, "classifications": [], "humans_only": true});
+    let filter = json!({
+        "codes": codes, "tags": [], "campaigns": [], "classifications": [], "humans_only": true, "expression": "",
+    });
     assert_eq!(made.body["filter"], filter, "repeats count once");
     for (wrong, field) in [
         (json!({"codes": ["menu"]}), "filter.codes[0]"),
@@ -142,7 +144,9 @@ async fn a_filter_is_set_whole_or_by_its_parts_and_its_entries_are_named() {
     let given = v1::Filter {
         codes: vec![codes[0].clone()],
         classifications: vec!["tool".into()],
-        humans_only: false,
+        tags: vec!["lobby".into()],
+        campaigns: vec!["spring".into()],
+        ..v1::Filter::default()
     };
     let by_code = update(Some(given.clone()), "filter.codes")
         .await
@@ -156,6 +160,47 @@ async fn a_filter_is_set_whole_or_by_its_parts_and_its_entries_are_named() {
     assert!(fewer.codes.is_empty() && fewer.classifications == given.classifications);
     assert_eq!(update(None, "filter").await.unwrap(), None);
     assert!(update(None, "filter.nope").await.is_err());
+}
+
+#[tokio::test]
+async fn a_filters_expression_is_judged_when_it_is_written_and_the_place_is_named() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let with = |expression: &str| {
+        let mut body = endpoint();
+        body["filter"] = json!({"expression": expression});
+        body
+    };
+    for (wrong, place) in [
+        ("data.country ==", "line 1, column"),
+        ("true &&\n  data.tags.all(tag, true)", "line 2, column"),
+        ("nothing.there", "line 1, column 1: unknown name `nothing`"),
+        ("data.country", "not a boolean"),
+    ] {
+        let refused = api.post(&key, "/v1/endpoints", with(wrong)).await;
+        assert_eq!(
+            (refused.status, refused.fields()),
+            (400, vec!["filter.expression".to_owned()])
+        );
+        assert!(refused.body.to_string().contains(place), "{refused:?}");
+    }
+    let long = format!("true || '{}' == ''", "x".repeat(2048));
+    assert_eq!(api.post(&key, "/v1/endpoints", with(&long)).await.status, 400);
+
+    let made = api
+        .post(&key, "/v1/endpoints", with("data.metadata.table > 5"))
+        .await
+        .ok();
+    let path = format!("/v1/endpoints/{}", made.text("id"));
+    let changes = json!({"filter": {"expression": "data.country in ['CA'"}});
+    let refused = api.patch(&key, &path, changes).await;
+    assert_eq!(
+        (refused.status, refused.fields()),
+        (400, vec!["filter.expression".to_owned()])
+    );
+    let changes = json!({"filter": {"expression": "data.country in ['CA']"}});
+    let changed = api.patch(&key, &path, changes).await.ok();
+    assert_eq!(changed.body["filter"]["expression"], "data.country in ['CA']");
 }
 
 #[tokio::test]

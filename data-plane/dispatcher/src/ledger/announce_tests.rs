@@ -293,6 +293,7 @@ fn an_event_about_an_endpoint_is_for_the_others_also_when_they_are_behind() {
             subject: Some(ids[0]),
         }],
         usage: UsageDelta::default(),
+        verdicts: super::feed::Verdicts::default(),
     };
     assert_eq!(ledger.feed_shared(batch.clone(), at), 2);
     for id in [ids[0], ids[1]] {

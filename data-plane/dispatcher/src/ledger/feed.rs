@@ -1,6 +1,8 @@
 //! Events become deliveries: the shared run matches each one against all of the tenant's endpoints; a run of an
 //! endpoint's own matches it against that endpoint alone.
 
+use std::collections::{BTreeSet, HashSet};
+
 use qrelay_store::{
     Timestamp,
     event::EventType,
@@ -33,11 +35,27 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Whether an endpoint subscribes to it, is not what it is about, and its filter lets it pass.
-    fn is_for(&self, endpoint: &Endpoint) -> bool {
+    /// Whether an endpoint subscribes to it, is not what it is about, and its filter lets it pass as far as this tells
+    /// ([`Verdicts`] has the rest).
+    pub fn is_for(&self, endpoint: &Endpoint) -> bool {
         self.subject != Some(endpoint.id)
             && endpoint.subscribes(self.event_type)
             && endpoint.filter.passes(self.code, self.classification)
+    }
+}
+
+/// What those parts of filters said of a batch that ask for more than [`Seen`] tells.
+#[derive(Clone, Debug, Default)]
+pub struct Verdicts {
+    /// Events, by index, that an endpoint's filter holds back.
+    pub refused: HashSet<(u16, EndpointId)>,
+    /// Endpoints whose filters were not judged: they go on from here in runs of their own.
+    pub undecided: BTreeSet<EndpointId>,
+}
+
+impl Verdicts {
+    fn is_for(&self, event: &Seen, endpoint: &Endpoint) -> bool {
+        event.is_for(endpoint) && !self.refused.contains(&(event.index, endpoint.id))
     }
 }
 
@@ -52,6 +70,8 @@ pub struct SeenBatch {
     pub events: Vec<Seen>,
     /// What it adds to tenants' usage, if this partition's owner is who counts it.
     pub usage: UsageDelta,
+    /// What filters said.
+    pub verdicts: Verdicts,
 }
 
 /// The moment at which something happens, on both clocks.
@@ -72,12 +92,18 @@ impl Ledger {
             seq,
             events,
             usage,
+            verdicts,
         } = batch;
         let before = self.shared.read.at(stream);
         if seq <= before {
             return 0;
         }
-        let in_step = self.in_step(stream, before);
+        for endpoint in self.undecided_here(&verdicts) {
+            debug_assert!(self.under_way.is_none(), "an endpoint left during a save");
+            self.leave(endpoint);
+        }
+        let mut in_step = self.in_step(stream, before);
+        in_step.retain(|endpoint| !verdicts.undecided.contains(endpoint));
         let mut matched = 0;
         if !usage.is_empty() {
             self.shared.pending_or_new(stream, seq, at.now).usage = usage;
@@ -89,7 +115,7 @@ impl Ledger {
             for endpoint in endpoints {
                 let wanted = self
                     .subscriber(endpoint)
-                    .is_some_and(|subscriber| event.is_for(&subscriber.config));
+                    .is_some_and(|subscriber| verdicts.is_for(&event, &subscriber.config));
                 if !wanted {
                     continue;
                 }
@@ -106,6 +132,21 @@ impl Ledger {
             self.run_of(endpoint).read.advance(stream, seq);
         }
         matched
+    }
+
+    /// Whether a batch can only be taken in once no save is under way: it makes endpoints leave the shared run.
+    pub fn must_wait(&self, batch: &SeenBatch) -> bool {
+        self.under_way.is_some() && !self.undecided_here(&batch.verdicts).is_empty()
+    }
+
+    /// Undecided endpoints that the shared run still feeds.
+    fn undecided_here(&self, verdicts: &Verdicts) -> Vec<EndpointId> {
+        let undecided = verdicts.undecided.iter().copied();
+        let here = |endpoint: &EndpointId| {
+            self.subscriber(*endpoint)
+                .is_some_and(|subscriber| subscriber.own.is_none())
+        };
+        undecided.filter(here).collect()
     }
 
     /// Moves the shared run's position on where there is nothing to read (a gap that was recorded).
@@ -125,7 +166,7 @@ impl Ledger {
             return;
         }
         own.run.read.advance(batch.stream, batch.seq);
-        let for_it = |event: &&Seen| event.tenant == config.tenant && event.is_for(config);
+        let for_it = |event: &&Seen| event.tenant == config.tenant && batch.verdicts.is_for(event, config);
         let wanted: Vec<Seen> = batch.events.iter().filter(for_it).copied().collect();
         for event in wanted {
             self.admit(endpoint, batch.stream.address(batch.seq, event.index), &event, at);
@@ -138,6 +179,17 @@ impl Ledger {
                 own.behind_since = own.behind_since.map(|since| since.max(event.recorded_at));
             }
         }
+        self.forget_behind_if_level(endpoint);
+    }
+
+    /// What was counted and is not there after all (it is gone, or its filter was judged only now) is not ahead any more.
+    fn forget_behind_if_level(&mut self, endpoint: EndpointId) {
+        let subscriber = self.subscribers.get_mut(&endpoint);
+        if let Some(own) = subscriber.and_then(|subscriber| subscriber.own.as_mut())
+            && own.run.read == self.shared.read
+        {
+            (own.behind, own.behind_since) = (0, None);
+        }
     }
 
     /// Moves an own run's position on where there is nothing to read (gone by retention, or a recorded gap).
@@ -146,13 +198,7 @@ impl Ledger {
         if self.own.contains(&endpoint) {
             self.run_of(endpoint).read.advance(stream, through);
         }
-        let subscriber = self.subscribers.get_mut(&endpoint);
-        if let Some(own) = subscriber.and_then(|subscriber| subscriber.own.as_mut())
-            && own.run.read == self.shared.read
-        {
-            // What was counted and is gone is not ahead of it any more.
-            (own.behind, own.behind_since) = (0, None);
-        }
+        self.forget_behind_if_level(endpoint);
     }
 
     /// What an endpoint's own run should read next: the stream, after which batch, and through which. None when it
@@ -178,7 +224,7 @@ impl Ledger {
 
     /// Endpoints whose own run stands where the shared run stands in a stream, and may go on with it: they stay in
     /// step, so that they can be level in every stream at once.
-    fn in_step(&self, stream: Stream, before: Seq) -> std::collections::BTreeSet<EndpointId> {
+    fn in_step(&self, stream: Stream, before: Seq) -> BTreeSet<EndpointId> {
         let level = self.own.iter().filter(|endpoint| {
             self.subscribers.get(endpoint).is_some_and(|subscriber| {
                 let read = |own: &super::Own| own.run.read.at(stream) == before;

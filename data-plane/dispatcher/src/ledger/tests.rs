@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use self::world::{Answer, Applied, ENDPOINTS, Op, World, op, op_or_recall, stream};
 use super::{
     Ledger,
-    feed::{Moment, Seen, SeenBatch},
+    feed::{Moment, Seen, SeenBatch, Verdicts},
     load::Loaded,
     sending::Finish,
 };
@@ -164,6 +164,7 @@ fn batch_for_all(count: u16, seq: u64) -> SeenBatch {
         seq: Seq::new(seq),
         events: events.collect(),
         usage,
+        verdicts: Verdicts::default(),
     }
 }
 

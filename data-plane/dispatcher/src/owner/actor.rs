@@ -14,7 +14,7 @@ use qrelay_store::{
     id::{CommandId, ConfigSeq, EndpointId, EventAddress, PartitionId, Seq},
     limits,
     model::{Endpoint, Tenant},
-    store::{AttemptRow, Cas, Command, Result},
+    store::{AttemptRow, Cas, Command, Result, StoreError},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -32,6 +32,7 @@ use super::{
 use crate::{
     attempt::Over,
     cursor::Stream,
+    filters::{Asking, Budget},
     lease::{Held, Sending},
     ledger::{Ledger, feed::SeenBatch, plan::Plan, sending::Job},
     metrics,
@@ -85,8 +86,8 @@ pub(super) enum Done {
 
 /// What an own run's read brought.
 pub(super) enum OwnRead {
-    /// Batches in order.
-    Batches(Vec<SeenBatch>),
+    /// Batches in order, judged for this version of the endpoint.
+    Batches(u64, Vec<SeenBatch>),
     /// What stood from the first of these to the second is gone.
     Gone(Seq, Seq),
 }
@@ -113,6 +114,8 @@ pub(super) struct Actor {
     pub(super) mode: Mode,
     pub(super) end: Option<End>,
     news: mpsc::Receiver<News>,
+    /// Batches that can be matched only between saves, and what follows them.
+    parked: VecDeque<SeenBatch>,
     reader: AbortHandle,
     pub(super) turns: Turns,
     pub(super) exchanges: usize,
@@ -153,9 +156,14 @@ pub(super) struct Actor {
 impl Actor {
     pub(super) fn new(shard: Arc<Shard>, ledger: Ledger, tenants: &[Arc<Tenant>], held: Held) -> Self {
         let (sender, news) = mpsc::channel(NEWS_MAX);
-        let (store, bodies) = (Arc::clone(&shard.store), shard.sender.bodies.clone());
+        let store = Arc::clone(&shard.store);
+        let events = (shard.sender.bodies.clone(), shard.filters.clone());
         let partition = ledger.partition();
-        let reader = LogReader::new(store, bodies, partition, &ledger.shared().read, sender);
+        let mut asking = Asking::default();
+        ledger
+            .subscribers()
+            .for_each(|subscriber| asking.learn(&subscriber.config));
+        let reader = LogReader::new(store, events, partition, &ledger.shared().read, asking, sender);
         let mut work = JoinSet::new();
         let reader = work.spawn(async move {
             reader.run().await;
@@ -173,6 +181,7 @@ impl Actor {
             mode: Mode::Running,
             end: None,
             news,
+            parked: VecDeque::new(),
             reader,
             exchanges: 0,
             own_turns: VecDeque::new(),
@@ -219,7 +228,7 @@ impl Actor {
                 return end;
             }
             let wake = self.next_wake();
-            let reads = self.mode == Mode::Running && self.ledger.may_read();
+            let reads = self.mode == Mode::Running && self.parked.is_empty() && self.ledger.may_read();
             tokio::select! {
                 Some(done) = self.work.join_next() => match done {
                     Ok(done) => self.take(done),
@@ -305,7 +314,6 @@ impl Actor {
 
     fn learn(&mut self, news: News) {
         self.save_soon();
-        let at = self.shard.moment();
         match news {
             News::Config {
                 endpoints,
@@ -321,12 +329,12 @@ impl Actor {
                     // A limit that is new counts from here.
                     drop(self.turns.paces.of(&self.ledger, id));
                 }
-                metrics::matched(self.ledger.feed_shared(batch, at));
+                self.parked.push_back(batch);
+                self.match_parked();
             }
             News::Batches(batches) => {
-                for batch in batches {
-                    metrics::matched(self.ledger.feed_shared(batch, at));
-                }
+                self.parked.extend(batches);
+                self.match_parked();
             }
             News::Gap(stream, through) => self.ledger.skip_shared(stream, through),
             News::Writers(writers) => {
@@ -340,6 +348,19 @@ impl Actor {
                 }
                 self.ledger.forget_streams(known);
             }
+        }
+    }
+
+    /// Matches what was read, in order. What makes an endpoint leave the shared run waits until no save is under way, and
+    /// nothing more is read until then.
+    pub(super) fn match_parked(&mut self) {
+        let at = self.shard.moment();
+        while let Some(batch) = self.parked.pop_front() {
+            if self.ledger.must_wait(&batch) {
+                self.parked.push_front(batch);
+                return;
+            }
+            metrics::matched(self.ledger.feed_shared(batch, at));
         }
     }
 
@@ -400,12 +421,19 @@ impl Actor {
             let Some((stream, after, through)) = self.ledger.own_wants(endpoint, now) else {
                 continue;
             };
+            let Some(config) = self
+                .ledger
+                .subscriber(endpoint)
+                .map(|subscriber| Arc::clone(&subscriber.config))
+            else {
+                continue;
+            };
             self.own_reading.insert(endpoint);
             let shard = Arc::clone(&self.shard);
             let bytes_max = self.ledger.own_window().saturating_mul(OWN_READ_EVENT_BYTES);
             let bytes_max = bytes_max.min(limits::READ_BYTES_MAX / 4);
             self.work.spawn(async move {
-                let read = read_own(&shard, stream, after, through, bytes_max).await;
+                let read = read_own(&shard, &config, stream, (after, through), bytes_max).await;
                 Done::OwnRead(endpoint, stream, read)
             });
         }
@@ -415,7 +443,10 @@ impl Actor {
         self.own_reading.remove(&endpoint);
         let at = self.shard.moment();
         match read {
-            Ok(OwnRead::Batches(batches)) => {
+            Ok(OwnRead::Batches(version, _)) if self.is_misjudged(endpoint, version) => {
+                // Its filter is another one by now: it is read again.
+            }
+            Ok(OwnRead::Batches(_, batches)) => {
                 batches
                     .iter()
                     .for_each(|batch| self.ledger.feed_own(endpoint, batch, at));
@@ -432,6 +463,14 @@ impl Actor {
         }
         self.ledger.settle_one(endpoint, at.now);
         self.look_at_own_run(endpoint);
+    }
+
+    /// Whether batches that were judged for a version of the endpoint are not what its filter asks now.
+    fn is_misjudged(&self, endpoint: EndpointId, version: u64) -> bool {
+        let subscriber = self.ledger.subscriber(endpoint);
+        subscriber.is_some_and(|subscriber| {
+            subscriber.config.version != version && subscriber.config.filter.needs_code()
+        })
     }
 
     // ---- The end ----
@@ -478,9 +517,9 @@ impl Actor {
 /// shared run, or taken by retention.
 async fn read_own(
     shard: &Shard,
+    endpoint: &Arc<Endpoint>,
     stream: Stream,
-    after: Seq,
-    through: Seq,
+    (after, through): (Seq, Seq),
     bytes_max: usize,
 ) -> Result<OwnRead> {
     let store = &shard.store;
@@ -499,7 +538,7 @@ async fn read_own(
         return Ok(if before > after {
             OwnRead::Gone(after.next(), before)
         } else {
-            OwnRead::Batches(batches)
+            judged(shard, endpoint, batches).await?
         });
     }
     let batches = store
@@ -510,6 +549,30 @@ async fn read_own(
         let before = next.map_or(through, |next| Seq::new(next.as_u64() - 1).min(through));
         return Ok(OwnRead::Gone(after.next(), before));
     }
+    if endpoint.filter.needs_code() {
+        for batch in &batches {
+            shard.sender.bodies.keep(batch).await;
+        }
+    }
     let seen = batches.iter().map(|batch| see(batch, PartitionId::TEST));
-    Ok(OwnRead::Batches(seen.collect()))
+    judged(shard, endpoint, seen.collect()).await
+}
+
+/// Batches with what the endpoint's filter says of them: as many as it judges in its turn, but one at least.
+async fn judged(shard: &Shard, endpoint: &Arc<Endpoint>, batches: Vec<SeenBatch>) -> Result<OwnRead> {
+    let (mut asking, mut budget) = (Asking::default(), Budget::of_own_run());
+    asking.learn(endpoint);
+    let mut judged = Vec::with_capacity(batches.len());
+    for mut batch in batches {
+        shard
+            .filters
+            .judge(&mut batch, &asking, &mut budget)
+            .await
+            .map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        judged.push(batch);
+        if budget.is_turn_over() {
+            break;
+        }
+    }
+    Ok(OwnRead::Batches(endpoint.version, judged))
 }

@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     attempt::Sender,
     config::Config,
+    filters::Filters,
     lease::{Exclusive, Held, Watch},
     ledger::{
         Ledger,
@@ -61,6 +62,7 @@ pub(crate) struct Shard {
     pub(crate) sender: Sender,
     pub(crate) permits: Permits,
     pub(crate) config: Config,
+    pub(crate) filters: Filters,
 }
 
 impl Shard {

@@ -23,7 +23,8 @@ use tokio::{
 use crate::{
     bodies::Bodies,
     cursor::{Cursor, Stream},
-    ledger::feed::{Seen, SeenBatch},
+    filters::{Asking, Budget, Filters},
+    ledger::feed::{Seen, SeenBatch, Verdicts},
     metrics,
     usage::UsageDelta,
 };
@@ -66,6 +67,9 @@ pub(super) struct LogReader {
     partition: PartitionId,
     reader: PartitionReader,
     config: ConfigSeq,
+    /// The endpoints of the owner's whose filters ask for codes: as it has them when it matches what was sent last.
+    asking: Asking,
+    filters: Filters,
     out: mpsc::Sender<News>,
     writers_due: Instant,
 }
@@ -93,9 +97,10 @@ impl From<qrelay_store::StoreError> for Stop {
 impl LogReader {
     pub(super) fn new(
         store: SharedStore,
-        bodies: Bodies,
+        (bodies, filters): (Bodies, Filters),
         partition: PartitionId,
         from: &Cursor,
+        asking: Asking,
         out: mpsc::Sender<News>,
     ) -> Self {
         let streams = from.iter().filter(|(stream, _)| stream.partition == partition);
@@ -106,6 +111,8 @@ impl LogReader {
             store,
             bodies,
             partition,
+            asking,
+            filters,
             out,
             writers_due: Instant::now() + WRITERS_PERIOD,
         }
@@ -155,13 +162,15 @@ impl LogReader {
 
     async fn tell(&mut self, items: Vec<Item>) -> Result<(), Stop> {
         let mut batches = Vec::with_capacity(items.len());
+        let mut budget = Budget::of_read();
         for item in items {
             match item {
                 Item::Batch(batch) => {
-                    let seen = see(&batch, self.partition);
+                    let mut seen = see(&batch, self.partition);
                     if !seen.events.is_empty() {
                         self.bodies.keep(&batch).await;
                     }
+                    self.judge(&mut seen, &mut budget).await?;
                     batches.push(seen);
                 }
                 Item::Gap { writer, through, .. } => {
@@ -175,6 +184,20 @@ impl LogReader {
             }
         }
         Ok(self.send(News::Batches(batches)).await?)
+    }
+
+    /// Judges a batch's filters. It was taken from the reader, so nothing may go on without it: while the store fails,
+    /// everything waits here.
+    async fn judge(&self, batch: &mut SeenBatch, budget: &mut Budget) -> Result<(), Gone> {
+        while let Err(error) = self.filters.judge(batch, &self.asking, budget).await {
+            tracing::warn!(partition = %self.partition, %error, "cannot judge filters; trying again");
+            if self.out.is_closed() {
+                return Err(Gone);
+            }
+            sleep(AFTER_FAILURE).await;
+        }
+        metrics::filters_undecided(batch.verdicts.undecided.len());
+        Ok(())
     }
 
     async fn read_config(&mut self) -> Result<(), Stop> {
@@ -193,7 +216,7 @@ impl LogReader {
     }
 
     /// Loads what a row names, as it is now: at least as new as the row says.
-    async fn digest(&self, row: &ConfigRow) -> Result<News> {
+    async fn digest(&mut self, row: &ConfigRow) -> Result<News, Stop> {
         let (mut endpoints, mut tenants) = (Vec::new(), Vec::new());
         let mut batch = see_config(row);
         for change in &row.changes {
@@ -211,6 +234,8 @@ impl LogReader {
                 batch.usage.count_event(change.tenant, change.at);
             }
         }
+        endpoints.iter().for_each(|endpoint| self.asking.learn(endpoint));
+        self.judge(&mut batch, &mut Budget::of_read()).await?;
         Ok(News::Config {
             endpoints,
             tenants,
@@ -254,6 +279,7 @@ pub(super) fn see_config(row: &ConfigRow) -> SeenBatch {
         seq: Seq::new(row.seq.as_u64()),
         events: events.collect(),
         usage: UsageDelta::default(),
+        verdicts: Verdicts::default(),
     }
 }
 
@@ -267,6 +293,7 @@ pub(super) fn see(batch: &Batch, counts_for: PartitionId) -> SeenBatch {
         seq: batch.seq,
         events: Vec::new(),
         usage: UsageDelta::default(),
+        verdicts: Verdicts::default(),
     };
     let records = match record::decode_batch(&batch.body) {
         Ok(records) => records,

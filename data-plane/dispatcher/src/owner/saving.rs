@@ -264,6 +264,7 @@ impl Actor {
                 self.end = Some(End::Fenced);
             }
         }
+        self.match_parked();
     }
 
     /// Deletes chunks that no checkpoint names. One that stays behind after a failure costs its bytes only.

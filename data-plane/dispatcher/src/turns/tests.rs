@@ -20,7 +20,7 @@ use crate::{
     fixture,
     health::Sign,
     ledger::{
-        feed::{Seen, SeenBatch},
+        feed::{Seen, SeenBatch, Verdicts},
         sending::Finish,
     },
     schedule,
@@ -185,6 +185,7 @@ impl World {
             seq: Seq::new(self.events),
             events: vec![seen],
             usage: UsageDelta::default(),
+            verdicts: Verdicts::default(),
         };
         self.ledger.feed_shared(batch, at);
     }

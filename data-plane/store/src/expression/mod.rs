@@ -37,7 +37,7 @@ use subject::Scope;
 
 /// What an expression can refer to: the fields of an event.
 pub const VARIABLES: [&str; 4] = ["type", "id", "created_at", "data"];
-/// What an expression of a template can refer to: the fields of an event, and its code.
+/// What an expression of a template or a filter can refer to: the fields of an event, and its code.
 pub const TEMPLATE_VARIABLES: [&str; 5] = ["type", "id", "created_at", "data", "code"];
 
 /// The stack of the parser's thread. Measured in a debug build: the deepest trees that 2 KiB of source can make fit
@@ -111,7 +111,7 @@ pub fn compile(source: &str) -> Result<Expression, CompileError> {
     compile_over(source, &VARIABLES)
 }
 
-/// Compiles an expression of a template, which can refer to [`TEMPLATE_VARIABLES`]; otherwise like [`compile`].
+/// Compiles an expression of a template or a filter, which can refer to [`TEMPLATE_VARIABLES`]; otherwise like [`compile`].
 pub fn compile_for_template(source: &str) -> Result<Expression, CompileError> {
     compile_over(source, &TEMPLATE_VARIABLES)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{id::CodeId, record::Classification};
+use crate::{id::CodeId, model::Code, record::Classification};
 
 /// Conditions that must all hold; an empty one asks nothing, and one about what an event does not have neither.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -16,6 +16,12 @@ pub struct Filter {
     pub classifications: BTreeSet<Classification>,
     /// Scans by people.
     pub humans_only: bool,
+    /// Of codes with one of these tags.
+    pub tags: BTreeSet<String>,
+    /// Of codes with one of these campaigns.
+    pub campaigns: BTreeSet<String>,
+    /// For which this holds; empty if nothing is asked.
+    pub expression: String,
 }
 
 impl Filter {
@@ -27,6 +33,17 @@ impl Filter {
                 && !(self.humans_only && class.is_bot())
         });
         of_code && of_class
+    }
+
+    /// Whether it asks for more than [`Filter::passes`] is given.
+    pub fn needs_code(&self) -> bool {
+        !(self.tags.is_empty() && self.campaigns.is_empty() && self.expression.is_empty())
+    }
+
+    /// Whether an event of this code, as it stood then, passes what asks for the code.
+    pub fn passes_code(&self, code: &Code) -> bool {
+        let tagged = self.tags.is_empty() || code.tags.iter().any(|tag| self.tags.contains(tag));
+        tagged && (self.campaigns.is_empty() || self.campaigns.contains(&code.campaign_id))
     }
 }
 
@@ -51,7 +68,7 @@ mod tests {
         let filter = Filter {
             codes: [CODE].into(),
             classifications: [Classification::Human, Classification::Preview].into(),
-            humans_only: false,
+            ..Filter::default()
         };
         assert!(filter.passes(Some(CODE), Some(Classification::Preview)));
         assert!(!filter.passes(Some(CODE), Some(Classification::Crawler)));

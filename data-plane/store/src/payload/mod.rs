@@ -141,8 +141,8 @@ fn cloudevent(event: &Event) -> Value {
     })
 }
 
-/// What templates refer to. An unknown value is null, and an empty text is an unknown value.
-fn subject(event: &Event, code: Option<&Code>) -> Subject {
+/// What expressions of templates and filters refer to. An unknown value is null, and an empty text is an unknown value.
+pub fn subject(event: &Event, code: Option<&Code>) -> Subject {
     Subject::new(&json!({
         "type": event.kind,
         "id": event.id,

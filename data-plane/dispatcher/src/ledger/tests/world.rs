@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use super::super::{
     Ledger,
-    feed::{Moment, Seen, SeenBatch},
+    feed::{Moment, Seen, SeenBatch, Verdicts},
     load::{Damage, Loaded, LoadedChunk},
     plan::Plan,
     recall::{Recall, Recalled},
@@ -265,15 +265,26 @@ impl World {
             seq,
             events: events.collect(),
             usage,
+            verdicts: Verdicts::default(),
         };
         (seen, count.is_none())
     }
 
     fn read_shared(&mut self) {
+        self.read_shared_without(None);
+    }
+
+    /// Reads on; the filter of one endpoint was not judged.
+    fn read_shared_without(&mut self, undecided: Option<EndpointId>) {
         for (stream, batches) in self.log.clone() {
             let read = self.ledger.shared().read.at(stream);
             if read.as_u64() < u64::try_from(batches.len()).unwrap() {
-                let (batch, missing) = self.batch(stream, read.next());
+                let (mut batch, missing) = self.batch(stream, read.next());
+                batch.verdicts.undecided.extend(undecided);
+                if self.ledger.must_wait(&batch) {
+                    // The owner reads nothing more until the save is over.
+                    return;
+                }
                 if missing {
                     self.ledger.skip_shared(stream, batch.seq);
                 } else {
@@ -539,6 +550,7 @@ impl World {
             Op::Append { writer, count } => self.log.get_mut(&stream(*writer)).unwrap().push(Some(*count)),
             Op::Miss(writer) => self.log.get_mut(&stream(*writer)).unwrap().push(None),
             Op::ReadShared => self.read_shared(),
+            Op::ReadUndecided(number) => self.read_shared_without(Some(id(number))),
             Op::ReadOwn => self.read_own(),
             Op::AskOwn(number) => self.ask_own(id(number)),
             Op::TellOwn(number) => self.tell_own(id(number)),
@@ -687,6 +699,8 @@ pub(super) enum Op {
     /// A batch that is missing below the head: given up as a gap.
     Miss(u64),
     ReadShared,
+    /// The filter of an endpoint cost too much to be judged.
+    ReadUndecided(u8),
     ReadOwn,
     AskOwn(u8),
     TellOwn(u8),
@@ -736,6 +750,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         3 => (1..=STREAMS, 0_u16..3).prop_map(|(writer, count)| Op::Append { writer, count }),
         1 => (1..=STREAMS).prop_map(Op::Miss),
         8 => Just(Op::ReadShared),
+        1 => endpoint().prop_map(Op::ReadUndecided),
         9 => Just(Op::ReadOwn),
         3 => endpoint().prop_map(Op::AskOwn),
         3 => endpoint().prop_map(Op::TellOwn),

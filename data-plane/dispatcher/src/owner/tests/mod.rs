@@ -2,6 +2,7 @@
 
 mod behind;
 mod failure;
+mod filters;
 mod health;
 mod leases;
 mod pace;

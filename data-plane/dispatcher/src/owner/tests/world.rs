@@ -267,9 +267,15 @@ impl World {
 
     /// Renames the code, which makes an event.
     pub(super) async fn rename_code(&self, version: u64) {
+        self.change_code(version, |code| code.name = format!("Poster {version}"))
+            .await;
+    }
+
+    /// Changes the code, which makes an event.
+    pub(super) async fn change_code(&self, version: u64, edit: impl FnOnce(&mut Code)) {
         let mut code = self.a_code();
         code.version = version + 1;
-        code.name = format!("Poster {version}");
+        edit(&mut code);
         let resource = Resource::Code(Box::new(code));
         let expected = Expected::Version(version);
         self.change(
