@@ -19,6 +19,7 @@ mod contract;
 mod conversions;
 mod crash_ledger;
 mod durability;
+mod egress;
 mod endpoint_health;
 mod filters;
 mod fuzz_seeds;

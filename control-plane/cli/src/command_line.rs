@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 use clap_complete::Shell;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     demo,
@@ -107,6 +108,23 @@ fn secret_in_arguments(matches: &ArgMatches) -> Result<(), Failure> {
             return Err(Failure::usage(message).hint(instead));
         }
     }
+    proxy_password(command, matches)?;
+    Ok(())
+}
+
+/// A proxy may be named on the command line, but not with a password in it.
+fn proxy_password(command: &clap::Command, matches: &ArgMatches) -> Result<(), Failure> {
+    const ID: &str = "egress_proxy";
+    let defined = command.get_arguments().any(|argument| argument.get_id() == ID);
+    if !defined || matches.value_source(ID) != Some(ValueSource::CommandLine) {
+        return Ok(());
+    }
+    let given = matches.get_one::<SecretString>(ID);
+    if given.is_some_and(|proxy| proxy.expose_secret().contains('@')) {
+        let message =
+            "--egress-proxy with a password is not taken from the command line, where others can read it";
+        return Err(Failure::usage(message).hint("set QRELAY_EGRESS_PROXY"));
+    }
     Ok(())
 }
 
@@ -136,6 +154,18 @@ mod tests {
             assert!(failure.hint.unwrap().contains("QRELAY_"), "{line}");
             assert!(!failure.message.contains("qrk_x"));
         }
+    }
+
+    #[test]
+    fn a_proxys_password_on_the_command_line_is_refused_and_its_address_is_not() {
+        let Refused::Ours(failure) = refused("qrelay up --egress-proxy http://user:hunter2@proxy:3128")
+        else {
+            panic!("clap took it")
+        };
+        assert!(failure.hint.unwrap().contains("QRELAY_EGRESS_PROXY"));
+        assert!(!failure.message.contains("hunter2"));
+        let line = "qrelay up --egress-proxy http://proxy:3128";
+        assert!(parse(line.split(' ').map(OsString::from)).is_ok());
     }
 
     #[test]

@@ -218,6 +218,9 @@ pub const TEST_WAIT: Duration = Duration::from_secs(10);
 /// Commands of one partition not yet finished: callers wait for them, so more is a flood.
 pub const COMMANDS_PENDING_MAX: u64 = 1000;
 
+/// An egress proxy's answer to CONNECT: a status line and a few headers.
+pub const PROXY_ANSWER_BYTES_MAX: usize = 8 * 1024;
+
 // ---- Names of receivers (DNS) ----
 
 /// Longest answer to "which addresses has this name": no webhook host needs more, and every one is judged.

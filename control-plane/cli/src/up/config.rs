@@ -13,6 +13,7 @@ use std::{
 
 use ipnet::IpNet;
 use qrelay_control::AdminKey;
+use qrelay_dispatcher::exchange::EgressProxy;
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::EnvFilter;
 use url::Url;
@@ -62,6 +63,8 @@ pub struct Config {
     pub retention: Duration,
     /// Authorities beside the system's, PEM.
     pub ca_bundle: Option<PathBuf>,
+    /// What all webhooks go through.
+    pub egress_proxy: Option<EgressProxy>,
     /// TLS for the API.
     pub api_tls: Option<ApiTls>,
     /// Networks that webhooks may go to although they are not public.
@@ -98,6 +101,7 @@ impl Config {
             geoip_db: None,
             retention: Duration::from_secs(30 * 24 * 3600),
             ca_bundle: None,
+            egress_proxy: None,
             api_tls: None,
             dangerous_allow_target: Vec::new(),
             deny_target: Vec::new(),
@@ -128,6 +132,7 @@ impl Config {
             geoip_db: check.file("geoip-db", flags.geoip_db.as_deref(), GEOIP_DB),
             retention: check.duration("retention", &flags.retention, RETENTION_MIN, RETENTION_MAX),
             ca_bundle: check.file("ca-bundle", flags.ca_bundle.as_deref(), CA_BUNDLE),
+            egress_proxy: check.egress_proxy(flags.egress_proxy.as_ref()),
             api_tls: check.api_tls(flags),
             dangerous_allow_target: check.networks("dangerous-allow-target", &flags.dangerous_allow_target),
             deny_target: check.networks("deny-target", &flags.deny_target),
@@ -172,6 +177,10 @@ impl Config {
                 Some(humantime::format_duration(self.retention).to_string()),
             ),
             ("CA_BUNDLE", path(&self.ca_bundle)),
+            (
+                "EGRESS_PROXY",
+                self.egress_proxy.as_ref().map(ToString::to_string),
+            ),
             (
                 "API_TLS_CERT",
                 self.api_tls.as_ref().map(|tls| tls.cert.display().to_string()),
@@ -350,6 +359,14 @@ impl Check {
             );
         }
         Some(path)
+    }
+
+    /// What was given is not repeated: a password may stand in it.
+    fn egress_proxy(&mut self, text: Option<&SecretString>) -> Option<EgressProxy> {
+        let text = given(text.map(ExposeSecret::expose_secret))?;
+        EgressProxy::parse(text)
+            .map_err(|error| self.add("egress-proxy", error))
+            .ok()
     }
 
     fn api_tls(&mut self, flags: &Flags) -> Option<ApiTls> {

@@ -40,6 +40,7 @@ fn without_flags_everything_listens_on_loopback() {
     QRELAY_GEOIP_DB=
     QRELAY_RETENTION=30days
     QRELAY_CA_BUNDLE=
+    QRELAY_EGRESS_PROXY=
     QRELAY_API_TLS_CERT=
     QRELAY_API_TLS_KEY=
     QRELAY_DANGEROUS_ALLOW_TARGET=
@@ -182,6 +183,24 @@ fn the_printed_configuration_shows_no_secret() {
         "{printed}"
     );
     assert!(!format!("{config:?}").contains("very-secret"));
+}
+
+#[test]
+fn an_egress_proxys_password_is_shown_nowhere() {
+    let given = flags(&["--egress-proxy=socks5://user:hunter2@proxy.internal:1080"]);
+    assert!(!format!("{given:?}").contains("hunter2"));
+    let config = Config::from_flags(&given).unwrap();
+    let printed = config.print("info");
+    assert!(
+        printed.contains("QRELAY_EGRESS_PROXY=socks5://********@proxy.internal:1080\n"),
+        "{printed}"
+    );
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let text = refused(&["--egress-proxy=ftp://user:hunter2@proxy.internal"]);
+    assert!(
+        text.contains("QRELAY_EGRESS_PROXY") && !text.contains("hunter2"),
+        "{text}"
+    );
 }
 
 #[test]

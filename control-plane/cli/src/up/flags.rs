@@ -78,6 +78,10 @@ pub(crate) struct Flags {
     /// A PEM file with authorities that receivers' certificates are checked against, beside the system's
     #[arg(long, env = "QRELAY_CA_BUNDLE", value_name = "FILE")]
     pub(crate) ca_bundle: Option<String>,
+    /// A proxy that all webhooks go through: http:// or https:// (CONNECT), or socks5://. Receivers are still looked up
+    /// and judged here. One with user:password@ is taken from the variable only
+    #[arg(long, env = "QRELAY_EGRESS_PROXY", value_name = "URL", hide_env_values = true)]
+    pub(crate) egress_proxy: Option<SecretString>,
     /// A PEM file with the API's certificate chain; needs --api-tls-key
     #[arg(long, env = "QRELAY_API_TLS_CERT", value_name = "FILE")]
     pub(crate) api_tls_cert: Option<String>,

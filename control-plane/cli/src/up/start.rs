@@ -8,7 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use qrelay_control::tls::TlsError;
-use qrelay_dispatcher::exchange::{self, Exchanger, TlsConfigError};
+use qrelay_dispatcher::exchange::{self, EgressProxy, Exchanger, TlsConfigError};
 use qrelay_store::{
     appender::Appender,
     clock::{SharedClock, SystemClock},
@@ -331,6 +331,11 @@ fn targets(config: &Config, addresses: &Addresses, public_url: &Url) -> Targets 
         .with_own_address(addresses.edge)
         .with_own_address(addresses.api)
         .with_own_address(addresses.ops);
+    let proxy = config.egress_proxy.as_ref().and_then(EgressProxy::authority);
+    let policy = match proxy {
+        Some(proxy) => policy.with_own_url(&proxy),
+        None => policy,
+    };
     Targets::new(policy, Arc::new(SystemResolver::from_system()))
 }
 
@@ -408,6 +413,7 @@ fn dispatcher(
 ) -> Result<qrelay_dispatcher::Dispatcher, StartError> {
     let exchanges = exchange::Config {
         ca_bundle: config.ca_bundle.clone(),
+        egress_proxy: config.egress_proxy.clone(),
         ..exchange::Config::default()
     };
     let deps = qrelay_dispatcher::Deps {

@@ -1,4 +1,4 @@
-//! A new connection to one of the vetted addresses, with TLS where the URL says so.
+//! A new connection to one of the vetted addresses, straight or through the egress proxy, with TLS where the URL says so.
 //!
 //! Only addresses that were vetted for this very exchange are connected to; the certificate is checked against the
 //! URL's name, whatever the address.
@@ -20,11 +20,15 @@ use tokio_rustls::TlsConnector;
 
 use super::gate::Stream;
 use super::outcome::{ErrorClass, Failure, Fault, Phases};
+use super::proxy::EgressProxy;
+use super::transport::Transport;
 
 /// Makes connections.
 pub(super) struct Connector {
     pub(super) tls: Arc<ClientConfig>,
     pub(super) connect_timeout: Duration,
+    /// What everything goes through, if anything.
+    pub(super) proxy: Option<EgressProxy>,
 }
 
 impl Connector {
@@ -39,20 +43,15 @@ impl Connector {
     ) -> Result<(Stream, SocketAddr), Failure> {
         let started = Instant::now();
         let tcp_deadline = deadline.min(started + self.connect_timeout);
-        let tcp = timeout_at(tcp_deadline, connect_any(addresses)).await;
+        let transport = timeout_at(tcp_deadline, self.connect_any(addresses)).await;
         phases.connect = Some(started.elapsed());
-        let (tcp, peer) = tcp
-            .map_err(|_| Failure::new(ErrorClass::Timeout, Fault::Network, "connecting took too long"))?
-            .map_err(|error| connect_failure(&error))?;
-        // A request is one or two writes, sent at once: waiting to gather more would only delay it.
-        if let Err(error) = tcp.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY cannot be set");
-        }
+        let (transport, peer) = transport
+            .map_err(|_| Failure::new(ErrorClass::Timeout, Fault::Network, "connecting took too long"))??;
         if url.is_plaintext() {
-            return Ok((Stream::Plain(tcp), peer));
+            return Ok((Stream::Plain(transport), peer));
         }
         let started = Instant::now();
-        let session = timeout_at(deadline, self.handshake(url, tcp)).await;
+        let session = timeout_at(deadline, self.handshake(url, transport)).await;
         phases.tls = Some(started.elapsed());
         session
             .map_err(|_| {
@@ -65,7 +64,48 @@ impl Connector {
             .map(|stream| (stream, peer))
     }
 
-    async fn handshake(&self, url: &TargetUrl, tcp: TcpStream) -> Result<Stream, Failure> {
+    /// Tries the addresses in turn, the next one when the one before failed or has not answered for
+    /// [`CONNECT_STAGGER`] (the idea of RFC 8305): a dead address costs little when another one lives.
+    async fn connect_any(&self, addresses: &[SocketAddr]) -> Result<(Transport, SocketAddr), Failure> {
+        let mut rest = addresses.iter().copied().take(CONNECT_ADDRESSES_MAX);
+        let mut trying = FuturesUnordered::new();
+        let mut failure = None;
+        loop {
+            match rest.next() {
+                Some(address) => trying.push(async move { (self.dial(address).await, address) }),
+                None if trying.is_empty() => {
+                    let none = || connect_failure(&io::ErrorKind::AddrNotAvailable.into());
+                    return Err(failure.unwrap_or_else(none));
+                }
+                None => {}
+            }
+            tokio::select! {
+                Some((result, address)) = trying.next() => match result {
+                    Ok(transport) => return Ok((transport, address)),
+                    Err(error) => failure = Some(error),
+                },
+                () = sleep(CONNECT_STAGGER), if rest.len() > 0 => {}
+            }
+        }
+    }
+
+    /// To one address, straight or through the proxy: there is no way around one.
+    async fn dial(&self, address: SocketAddr) -> Result<Transport, Failure> {
+        if let Some(proxy) = &self.proxy {
+            return proxy
+                .dial(address, &TlsConnector::from(Arc::clone(&self.tls)))
+                .await;
+        }
+        let tcp = TcpStream::connect(address).await;
+        let tcp = tcp.map_err(|error| connect_failure(&error))?;
+        // A request is one or two writes, sent at once: waiting to gather more would only delay it.
+        if let Err(error) = tcp.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY cannot be set");
+        }
+        Ok(Transport::Tcp(tcp))
+    }
+
+    async fn handshake(&self, url: &TargetUrl, transport: Transport) -> Result<Stream, Failure> {
         let name = match url.host() {
             TargetHost::Ip(address) => ServerName::from(*address),
             TargetHost::Name(name) => ServerName::try_from(name.clone()).map_err(|_| {
@@ -77,31 +117,9 @@ impl Connector {
             })?,
         };
         let connector = TlsConnector::from(Arc::clone(&self.tls));
-        match connector.connect(name, tcp).await {
+        match connector.connect(name, transport).await {
             Ok(session) => Ok(Stream::Tls(Box::new(session))),
             Err(error) => Err(tls_failure(&error)),
-        }
-    }
-}
-
-/// Tries the addresses in turn, the next one when the one before failed or has not answered for
-/// [`CONNECT_STAGGER`] (the idea of RFC 8305): a dead address costs little when another one lives.
-async fn connect_any(addresses: &[SocketAddr]) -> io::Result<(TcpStream, SocketAddr)> {
-    let mut rest = addresses.iter().copied().take(CONNECT_ADDRESSES_MAX);
-    let mut trying = FuturesUnordered::new();
-    let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    loop {
-        match rest.next() {
-            Some(address) => trying.push(async move { (TcpStream::connect(address).await, address) }),
-            None if trying.is_empty() => return Err(failure),
-            None => {}
-        }
-        tokio::select! {
-            Some((result, address)) = trying.next() => match result {
-                Ok(tcp) => return Ok((tcp, address)),
-                Err(error) => failure = error,
-            },
-            () = sleep(CONNECT_STAGGER), if rest.len() > 0 => {}
         }
     }
 }

@@ -22,6 +22,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
+use super::transport::Transport;
+
 /// The gate's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permit {
@@ -124,15 +126,15 @@ impl GateCell {
 
 /// A connection's bytes.
 pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Transport),
+    Tls(Box<TlsStream<Transport>>),
 }
 
 impl Stream {
     fn tcp(&self) -> &TcpStream {
         match self {
-            Stream::Plain(tcp) => tcp,
-            Stream::Tls(tls) => tls.get_ref().0,
+            Stream::Plain(transport) => transport.tcp(),
+            Stream::Tls(tls) => tls.get_ref().0.tcp(),
         }
     }
 
@@ -147,7 +149,8 @@ impl Stream {
                 let mut byte = [0_u8];
                 let mut read = ReadBuf::new(&mut byte);
                 match self {
-                    Stream::Plain(_) => true,
+                    Stream::Plain(Transport::Tcp(_)) => true,
+                    Stream::Plain(tls) => Pin::new(tls).poll_read(cx, &mut read).is_ready(),
                     Stream::Tls(tls) => Pin::new(tls).poll_read(cx, &mut read).is_ready(),
                 }
             }

@@ -12,15 +12,18 @@ mod gate;
 mod kept_headers;
 mod outcome;
 mod pool;
+mod proxy;
 mod response;
 mod send;
 mod tls;
+mod transport;
 
 #[cfg(test)]
 mod tests;
 
 pub use gate::Permit;
 pub use outcome::{Aborted, ErrorClass, Failure, Fault, Outcome, Phases, RetryAfter, Wish};
+pub use proxy::{EgressProxy, EgressProxyError};
 pub use tls::TlsConfigError;
 
 use std::future::Future;
@@ -50,6 +53,8 @@ use send::Sent;
 pub struct Config {
     /// `--ca-bundle`: root certificates in PEM beside the system's.
     pub ca_bundle: Option<PathBuf>,
+    /// `--egress-proxy`: what every connection goes through.
+    pub egress_proxy: Option<EgressProxy>,
     /// For connecting.
     pub connect_timeout: Duration,
     /// From the start to the end of the response's head, without waiting for the permit.
@@ -64,6 +69,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             ca_bundle: None,
+            egress_proxy: None,
             connect_timeout: CONNECT_TIMEOUT,
             exchange_timeout: EXCHANGE_TIMEOUT,
             idle_timeout: IDLE_CONNECTION_TIMEOUT,
@@ -112,6 +118,7 @@ impl Exchanger {
         let connector = Connector {
             tls,
             connect_timeout: config.connect_timeout,
+            proxy: config.egress_proxy.clone(),
         };
         Ok(Exchanger {
             shared: Arc::new(Shared {

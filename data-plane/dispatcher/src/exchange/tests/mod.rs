@@ -2,6 +2,7 @@
 
 mod hostile;
 mod permit;
+mod proxy;
 mod receiver;
 mod reuse;
 mod target;
