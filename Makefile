@@ -72,6 +72,12 @@ bench-deliveries: ## Benchmark deliveries against a loop of signed POSTs (some f
 	$(TARGET)/release/qrelay-loadtest deliveries --qrelay $(TARGET)/release/qrelay \
 		--dir $(TARGET)/bench --json $(TARGET)/bench/deliveries.json $(BENCH)
 
+.PHONY: bench-isolation
+bench-isolation: ## Benchmark a healthy endpoint alone and beside fifty bad ones (some three minutes, see loadtest/README.md).
+	cargo build --release -p qrelay -p qrelay-loadtest
+	$(TARGET)/release/qrelay-loadtest isolation --qrelay $(TARGET)/release/qrelay \
+		--dir $(TARGET)/bench --json $(TARGET)/bench/isolation.json $(BENCH)
+
 .PHONY: bench-quick
 bench-quick: ## The same in under three minutes, once built.
 	@$(MAKE) --no-print-directory bench BENCH="--quick $(BENCH)"

@@ -7,6 +7,7 @@
 //! - [`scan`]: an open-loop generator of scans, corrected for coordinated omission;
 //! - [`receiver`]: counts webhooks, distinct by id, and answers questions about them over HTTP;
 //! - [`raw`]: a redirect that does nothing else, the ceiling of any HTTP server on this machine;
+//! - [`isolation`]: the benchmark of a healthy endpoint beside bad ones;
 //! - [`redirect`]: the benchmark of server CPU per redirect, qrelay beside nginx;
 //! - [`posts`]: signed POSTs in a loop and nothing else, the ceiling of any sender of webhooks on this machine;
 //! - [`deliveries`]: the benchmark of deliveries per second and per CPU-second beside that loop.
@@ -16,6 +17,7 @@ pub mod child;
 pub mod connection;
 pub mod cpu;
 pub mod deliveries;
+pub mod isolation;
 pub mod listeners;
 pub mod machine;
 pub mod median;

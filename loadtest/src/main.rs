@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use http::{HeaderValue, StatusCode};
 use qrelay_loadtest::{
     arrivals::Gaps,
-    deliveries, posts, product, raw,
+    deliveries, isolation, posts, product, raw,
     receiver::{self, Manner},
     redirect,
     scan::{self, Load},
@@ -48,6 +48,8 @@ enum Command {
     Posts(PostsArguments),
     /// Measure deliveries per second and per CPU-second beside a loop of signed POSTs.
     Deliveries(DeliveriesArguments),
+    /// Compare how long a healthy endpoint's webhooks take alone and beside bad ones.
+    Isolation(IsolationArguments),
 }
 
 #[derive(Debug, Args)]
@@ -189,6 +191,34 @@ struct DeliveriesArguments {
     load_core: usize,
 }
 
+#[derive(Debug, Args)]
+struct IsolationArguments {
+    /// The release binary of qrelay.
+    #[arg(long, default_value = "target/release/qrelay")]
+    qrelay: PathBuf,
+    /// Where data, logs and configuration go while it runs: on a disk, not in memory.
+    #[arg(long, default_value = "target/bench")]
+    dir: PathBuf,
+    /// Write the figures there, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Bad endpoints, of ten kinds in turn.
+    #[arg(long, default_value_t = 50)]
+    bad: usize,
+    /// How often both take their turn.
+    #[arg(long, default_value_t = 5)]
+    cycles: usize,
+    /// How long one turn takes.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Scans per second.
+    #[arg(long, default_value_t = 50)]
+    rate: u32,
+    /// The core of the server.
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+}
+
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -234,6 +264,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             )?)
         }
         Command::Deliveries(arguments) => deliveries(arguments).await,
+        Command::Isolation(arguments) => isolation(arguments).await,
     }
 }
 
@@ -338,4 +369,23 @@ fn write_json(path: Option<PathBuf>, outcome: &impl serde::Serialize) -> anyhow:
     };
     fs::write(&path, serde_json::to_string_pretty(outcome)?)
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+async fn isolation(arguments: IsolationArguments) -> anyhow::Result<()> {
+    ensure!(
+        (1..=1000).contains(&arguments.cycles) && (0.1..=600.0).contains(&arguments.seconds),
+        "1 to 1000 cycles of 0.1 to 600 s"
+    );
+    let plan = isolation::Plan {
+        qrelay: arguments.qrelay,
+        folder: product::folder(&arguments.dir)?,
+        bad: arguments.bad,
+        cycles: arguments.cycles,
+        turn: Duration::from_secs_f64(arguments.seconds),
+        rate_per_s: arguments.rate,
+        server_core: arguments.server_core,
+    };
+    let outcome = isolation::run(&plan, say).await?;
+    write!(io::stdout(), "{outcome}")?;
+    write_json(arguments.json, &outcome)
 }

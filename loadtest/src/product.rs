@@ -127,7 +127,7 @@ impl Product {
         Ok(Campaign { tenant, target })
     }
 
-    /// Makes an endpoint of the campaign's tenant that wants every scan, with further fields of the API. Returns its secret.
+    /// Makes an endpoint of the campaign's tenant that wants every scan, with further fields of the API. Returns its id.
     ///
     /// # Errors
     /// When the API refuses.
@@ -137,7 +137,19 @@ impl Product {
             endpoint.extend(fields.clone());
         }
         let path = format!("/v1/endpoints?tenant_id={}", campaign.tenant);
-        text(&self.post(&path, &endpoint).await?, "secret")
+        text(&self.post(&path, &endpoint).await?, "id")
+    }
+
+    /// Changes one.
+    ///
+    /// # Errors
+    /// When the API refuses.
+    pub async fn change_endpoint(&self, campaign: &Campaign, id: &str, to: &Value) -> anyhow::Result<()> {
+        let path = format!("/v1/endpoints/{id}?tenant_id={}", campaign.tenant);
+        let call =
+            Call::patch(self.api, &path).header("authorization", &format!("Bearer {}", self.admin_key));
+        call.body(to.to_string()).json().await?;
+        Ok(())
     }
 
     async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {

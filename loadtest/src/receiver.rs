@@ -81,15 +81,34 @@ struct Seen {
 /// # Errors
 /// When the listener fails for good.
 pub async fn serve(listener: TcpListener, manner: Manner, stop: CancellationToken) -> anyhow::Result<()> {
+    serve_telling(listener, manner, stop, |_| ()).await
+}
+
+/// The same, telling the id of each webhook once its whole body is there, before it is answered.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve_telling(
+    listener: TcpListener,
+    manner: Manner,
+    stop: CancellationToken,
+    tell: impl Fn(&str) + 'static,
+) -> anyhow::Result<()> {
     let seen = Rc::new(Mutex::new(Seen::default()));
+    let tell = Rc::new(tell);
     let service = service_fn(move |request: Request<Incoming>| {
-        let seen = Rc::clone(&seen);
-        async move { Ok::<_, Infallible>(answer(&seen, manner, request).await) }
+        let (seen, tell) = (Rc::clone(&seen), Rc::clone(&tell));
+        async move { Ok::<_, Infallible>(answer(&seen, manner, &*tell, request).await) }
     });
     serving::serve(listener, service, stop).await
 }
 
-async fn answer(seen: &Mutex<Seen>, manner: Manner, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(
+    seen: &Mutex<Seen>,
+    manner: Manner,
+    tell: &impl Fn(&str),
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     let question = path.starts_with("/-/");
@@ -117,6 +136,8 @@ async fn answer(seen: &Mutex<Seen>, manner: Manner, request: Request<Incoming>) 
                 return plain(manner.status);
             };
             lock(seen).count(&head.headers, status.is_success().then(|| body.to_bytes()));
+            let id = head.headers.get("webhook-id");
+            tell(id.and_then(|id| id.to_str().ok()).unwrap_or_default());
             if !manner.delay.is_zero() {
                 sleep(manner.delay).await;
             }

@@ -38,6 +38,12 @@ impl Call {
         Self::new(address, Method::POST, path)
     }
 
+    /// A PATCH.
+    #[must_use]
+    pub fn patch(address: SocketAddr, path: &str) -> Self {
+        Self::new(address, Method::PATCH, path)
+    }
+
     fn new(address: SocketAddr, method: Method, path: &str) -> Self {
         let mut request = Request::new(Full::default());
         *request.method_mut() = method;

@@ -127,7 +127,8 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn quantiles(histogram: &Histogram<u64>) -> Quantiles {
+/// Reads a histogram of microseconds.
+pub(crate) fn quantiles(histogram: &Histogram<u64>) -> Quantiles {
     let at = |quantile| histogram.value_at_quantile(quantile);
     Quantiles {
         p50: at(0.5),

@@ -1,0 +1,204 @@
+//! The benchmark of isolation: how long a scan's webhook takes to a healthy endpoint, alone and beside bad ones.
+//!
+//! One `qrelay up`, one tenant, one code: every scan is for the healthy endpoint and for all bad ones. *Alone*, the bad ones
+//! are paused; *beside*, they are active, and catch up with what was kept for them meanwhile. The two take turns, so that a
+//! machine that drifts does so for both. A delay counts from the moment at which the scan was sent to the one at which the
+//! healthy receiver had the webhook's whole body, both on this process's clock. A webhook that does not come is an error.
+
+pub mod bad;
+mod outcome;
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use hdrhistogram::Histogram;
+use http::StatusCode;
+use serde_json::json;
+use tokio::{
+    net::TcpListener,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    connection::Connection,
+    product::{Campaign, Product},
+    receiver::{self, Manner},
+    tally::{self, Quantiles},
+};
+use bad::{Crowd, Kind};
+
+pub use outcome::Outcome;
+
+/// Where the code leads.
+const LOCATION: &str = "https://example.com/landing";
+/// After a change of the bad endpoints: what was under way takes five seconds at most.
+const SETTLE: Duration = Duration::from_secs(6);
+/// How long the last webhooks of a turn may take.
+const ARRIVAL_MAX: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(10);
+
+/// What to measure.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The binary of qrelay.
+    pub qrelay: PathBuf,
+    /// Where its data goes.
+    pub folder: PathBuf,
+    /// Bad endpoints, of all kinds in turn: at most 99, as a tenant has 100 endpoints.
+    pub bad: usize,
+    /// How often both take their turn.
+    pub cycles: usize,
+    /// How long one turn takes.
+    pub turn: Duration,
+    /// Scans a second.
+    pub rate_per_s: u32,
+    /// The core of the server.
+    pub server_core: usize,
+}
+
+/// Who the bad endpoints are to the healthy one, in a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Company {
+    /// They are paused.
+    Alone,
+    /// They are active.
+    Beside,
+}
+
+/// One turn.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn {
+    /// In which cycle.
+    pub cycle: usize,
+    /// In which company.
+    pub company: Company,
+    /// How long the webhooks took, in microseconds.
+    pub delay_us: Quantiles,
+}
+
+/// When which webhook came.
+type Arrived = Rc<RefCell<HashMap<String, Instant>>>;
+
+/// Runs it; `say` is told what is going on.
+///
+/// # Errors
+/// When the plan is out of bounds, the product does not start or refuses, a webhook does not come, or a bad receiver was
+/// never connected to, which would measure nothing.
+pub async fn run(plan: &Plan, mut say: impl FnMut(&str)) -> anyhow::Result<Outcome> {
+    ensure!(
+        (1..=99).contains(&plan.bad) && plan.cycles >= 1 && (1..=10_000).contains(&plan.rate_per_s),
+        "1 to 99 bad endpoints, a cycle or more, 1 to 10,000 scans a second"
+    );
+    let work = tempfile::Builder::new()
+        .prefix("isolation-")
+        .tempdir_in(&plan.folder)?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let healthy = format!("http://{}/hook", listener.local_addr()?);
+    let arrived = Arrived::default();
+    let (heard, stop) = (Rc::clone(&arrived), CancellationToken::new());
+    let manner = Manner {
+        status: StatusCode::OK,
+        delay: Duration::ZERO,
+    };
+    let serving = receiver::serve_telling(listener, manner, stop, move |id| {
+        heard
+            .borrow_mut()
+            .entry(id.to_owned())
+            .or_insert_with(Instant::now);
+    });
+    tokio::select! {
+        ended = serving => bail!("the healthy receiver ended: {ended:?}"),
+        outcome = measure(plan, work.path(), &healthy, &arrived, &mut say) => outcome,
+    }
+}
+
+async fn measure(
+    plan: &Plan,
+    folder: &Path,
+    healthy: &str,
+    arrived: &Arrived,
+    say: &mut impl FnMut(&str),
+) -> anyhow::Result<Outcome> {
+    let product = Product::start(&plan.qrelay, folder, plan.server_core).await?;
+    let campaign = product.campaign("durable", LOCATION).await?;
+    let crowd = Crowd::start(plan.bad).await?;
+    product.endpoint(&campaign, healthy, &json!({})).await?;
+    let mut bad = Vec::new();
+    for member in &crowd.members {
+        let paused = json!({ "status": "paused" });
+        bad.push(product.endpoint(&campaign, &member.url(), &paused).await?);
+    }
+    say("warming up");
+    turn(plan, &campaign, arrived).await?;
+    let mut turns = Vec::new();
+    for cycle in 0..plan.cycles {
+        let mut order = [Company::Alone, Company::Beside];
+        order.rotate_left(cycle % 2);
+        for company in order {
+            say(&format!("cycle {} of {}: {company:?}", cycle + 1, plan.cycles));
+            let status = match company {
+                Company::Alone => "paused",
+                Company::Beside => "active",
+            };
+            for endpoint in &bad {
+                product
+                    .change_endpoint(&campaign, endpoint, &json!({ "status": status }))
+                    .await?;
+            }
+            sleep(SETTLE).await;
+            let delay_us = turn(plan, &campaign, arrived).await?;
+            turns.push(Turn {
+                cycle,
+                company,
+                delay_us,
+            });
+        }
+    }
+    for kind in Kind::ALL.iter().take(plan.bad) {
+        let of_kind = crowd.members.iter().filter(|member| member.kind == *kind);
+        let connections: u64 = of_kind.map(bad::Bad::connections).sum();
+        ensure!(connections > 0, "no {kind:?} was ever connected to");
+        say(&format!("{kind:?}: {connections} connections"));
+    }
+    product.stop().await?;
+    Ok(Outcome::new(plan, &turns))
+}
+
+/// Scans for a turn's time, and waits for all of their webhooks.
+async fn turn(plan: &Plan, campaign: &Campaign, arrived: &Arrived) -> anyhow::Result<Quantiles> {
+    let request = campaign.target.request(false);
+    let mut connection = Connection::open(campaign.target.address).await?;
+    let mut ticks = interval(Duration::from_secs(1) / plan.rate_per_s);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (end, mut sent) = (Instant::now() + plan.turn, Vec::new());
+    while Instant::now() < end {
+        ticks.tick().await;
+        let at = Instant::now();
+        let answer = connection.exchange(&request).await?;
+        ensure!(answer.status == 302, "a scan was answered {}", answer.status);
+        sent.push((answer.scan.context("a redirect without the id of its scan")?, at));
+    }
+    let deadline = Instant::now() + ARRIVAL_MAX;
+    let mut delays = Histogram::<u64>::new_with_max(60_000_000, 3)
+        .expect("invariant: these bounds are within the library's");
+    for (id, at) in sent {
+        let came = loop {
+            let came = arrived.borrow_mut().remove(&id);
+            if let Some(came) = came {
+                break came;
+            }
+            ensure!(Instant::now() < deadline, "the webhook {id} did not come");
+            sleep(POLL).await;
+        };
+        let delay = came.duration_since(at).as_micros();
+        delays.saturating_record(u64::try_from(delay).unwrap_or(u64::MAX));
+    }
+    Ok(tally::quantiles(&delays))
+}
