@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .skip_debug([
             "qrelay.v1.ApiKey",
             "qrelay.v1.Endpoint",
+            "qrelay.v1.PreviewEndpointResponse",
             "qrelay.v1.RotateSecretRequest",
         ])
         .compile_fds(compiler.file_descriptor_set())?;

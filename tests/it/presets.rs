@@ -94,6 +94,15 @@ impl Stage {
         self.receiver.arrivals().pop().unwrap()
     }
 
+    /// What a preview shows of an event that was delivered, signed with another secret.
+    async fn preview(&self, event: &Value) -> Value {
+        let endpoint = json!({"preset": self.endpoint["preset"], "events": self.endpoint["events"]});
+        let asked = json!({"endpoint": endpoint, "event_id": event["id"]});
+        let shown = self.api.post("/v1/endpoints:preview", asked).await;
+        assert_ne!(shown["secret"], self.endpoint["secret"]);
+        shown
+    }
+
     /// Rotates the secret; the new one. An overlap is refused, because receivers know one secret.
     async fn rotate(&self) -> String {
         let overlap = json!({"overlap": "3600s"});
@@ -215,6 +224,20 @@ async fn a_receiver_of_qrstudio_notices_no_difference() {
         seconds(at)
     );
     assert_eq!(text(&arrivals[2]), expected);
+
+    let shown = stage.preview(&event).await;
+    assert_eq!(shown["body"], expected, "a preview shows what is delivered");
+    let headers = shown["headers"].as_array().unwrap();
+    let signature = headers
+        .iter()
+        .find(|header| header["name"] == "x-qrstudio-signature");
+    let signature = signature.unwrap()["value"].as_str().unwrap();
+    let (time, signature) = signature.strip_prefix("t=").unwrap().split_once(",v1=").unwrap();
+    let signed = hex(
+        shown["secret"].as_str().unwrap(),
+        &[time.as_bytes(), b".", expected.as_bytes()],
+    );
+    assert_eq!(signature, signed);
 
     let secret = stage.rotate().await;
     let arrival = stage.test().await;

@@ -49,6 +49,7 @@ const TABLE: &[(&str, Access)] = &[
     ("/qrelay.v1.EndpointService/UpdateEndpoint", Access::Write),
     ("/qrelay.v1.EndpointService/DeleteEndpoint", Access::Write),
     ("/qrelay.v1.EndpointService/TestEndpoint", Access::Write),
+    ("/qrelay.v1.EndpointService/PreviewEndpoint", Access::Read),
     ("/qrelay.v1.EndpointService/RotateSecret", Access::Write),
     ("/qrelay.v1.EndpointService/ListDeliveries", Access::Read),
     ("/qrelay.v1.EndpointService/GetDelivery", Access::Read),

@@ -83,7 +83,7 @@ pub(crate) async fn create(
 }
 
 /// The endpoint that a create describes, judged in all but its URL, and its secret.
-async fn described(
+pub(crate) async fn described(
     api: &Api,
     tenant: &Tenant,
     given: &v1::Endpoint,

@@ -11,8 +11,8 @@ use qrelay_proto::v1::{
 use tonic::{Request, Response, Status};
 
 use crate::{
-    api::Api, api_keys, caller::Caller, codes, conversions, deliveries, endpoint_test, endpoints, events,
-    refusal, streams, tenants, usage,
+    api::Api, api_keys, caller::Caller, codes, conversions, deliveries, endpoint_preview, endpoint_test,
+    endpoints, events, refusal, streams, tenants, usage,
 };
 
 /// The services.
@@ -68,6 +68,7 @@ serve!(EndpointService {
     update_endpoint: v1::UpdateEndpointRequest => v1::Endpoint = endpoints::update,
     delete_endpoint: v1::DeleteEndpointRequest => () = endpoints::delete,
     test_endpoint: v1::TestEndpointRequest => v1::TestEndpointResponse = endpoint_test::run,
+    preview_endpoint: v1::PreviewEndpointRequest => v1::PreviewEndpointResponse = endpoint_preview::show,
     rotate_secret: v1::RotateSecretRequest => v1::Endpoint = endpoints::rotate,
     list_deliveries: v1::ListDeliveriesRequest => v1::ListDeliveriesResponse = deliveries::list,
     get_delivery: v1::GetDeliveryRequest => v1::Delivery = deliveries::read,

@@ -116,6 +116,15 @@ impl Preset {
         known.map(|own| own.event)
     }
 
+    /// The event type that its receivers surely take.
+    pub(crate) fn first(&self) -> String {
+        let first = self
+            .events
+            .first()
+            .map_or(EventType::ScanCreated, |own| own.event);
+        first.to_string()
+    }
+
     /// A pattern as the service's users know it.
     fn show(&self, pattern: &EventPattern) -> String {
         let own = |event: EventType| self.events.iter().find(|own| own.event == event);

@@ -11,6 +11,7 @@ use qrelay_store::{
     event::{Event, EventType},
     id::{CodeId, DeliveryKey, EventAddress, IdCipher},
     model::{Code, Endpoint},
+    signature::Message,
     store::{AttemptRow, DeliveryStatus},
 };
 use serde_json::{Value, json};
@@ -26,7 +27,6 @@ use crate::{
     payloads::Payloads,
     permits::Room,
     secrets::Signers,
-    signature::Message,
 };
 
 /// Why a delivery is given up whose attempt panicked: the panic's own text may hold what the event holds, and stands in

@@ -21,7 +21,6 @@ pub mod queue;
 pub mod run;
 pub mod schedule;
 pub mod secrets;
-pub mod signature;
 pub mod turns;
 pub mod usage;
 

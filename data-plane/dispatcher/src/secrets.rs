@@ -13,11 +13,10 @@ use qrelay_store::{
     limits::{SECRETS_PER_ENDPOINT_MAX, SIGNERS_MAX},
     model::{Endpoint, SecretRow},
     seal::{Purpose, Sealer},
+    signature::{SignatureError, Signer},
     store::{SharedStore, StoreError},
 };
 use secrecy::SecretSlice;
-
-use crate::signature::{SignatureError, Signer};
 
 /// A signer that nobody used for so long is dropped, and its keys with it.
 const SIGNER_IDLE: Duration = Duration::from_secs(600);
@@ -29,7 +28,7 @@ pub struct Unopened(pub String);
 
 /// Opens sealed secrets.
 pub trait SecretOpener: Send + Sync + 'static {
-    /// The bytes that were sealed: [`crate::signature`] says what they are.
+    /// The bytes that were sealed: [`qrelay_store::signature`] says what they are.
     ///
     /// # Errors
     /// When it was sealed for another row, or with a key that is not here.
@@ -139,12 +138,13 @@ mod tests {
     use qrelay_store::{
         id::SecretId,
         model::Resource,
+        signature::Message,
         sqlite::{Options, SqliteStore},
         store::{Change, Expected, SecretChange},
     };
 
     use super::*;
-    use crate::{fixture, signature::Message};
+    use crate::fixture;
 
     /// What was sealed is the secret.
     struct Plain;

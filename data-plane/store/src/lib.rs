@@ -24,6 +24,7 @@ pub mod payload;
 pub mod reader;
 pub mod record;
 pub mod seal;
+pub mod signature;
 pub mod sqlite;
 pub mod store;
 pub mod target;

@@ -19,7 +19,7 @@ use qrelay_store::{
 use tonic::Status;
 
 use self::history::{History, Position};
-pub(crate) use self::render::{Renderer, record_at, to_proto};
+pub(crate) use self::render::{Found, Renderer, record_at, to_proto};
 use crate::{
     api::Api,
     caller::Caller,
@@ -104,6 +104,16 @@ pub(crate) async fn read(
     let renderer = Renderer::new(Arc::clone(&api.store));
     let event = renderer.event_at(address, tenant).await.map_err(refusal::store)?;
     event.as_ref().map(to_proto).ok_or_else(absent)
+}
+
+/// A tenant's event and the version of the code that it is about, as a delivery renders it.
+pub(crate) async fn found(api: &Api, tenant: TenantId, id: &str) -> Result<Found, Status> {
+    let absent = || refusal::not_found("Event", id);
+    let id: EventId = id.parse().map_err(|_| absent())?;
+    let address = api.store.install().ids.event_address(id);
+    let renderer = Renderer::new(Arc::clone(&api.store));
+    let found = renderer.found_at(address, tenant).await.map_err(refusal::store)?;
+    found.ok_or_else(absent)
 }
 
 pub(crate) fn pattern(text: &str, violations: &mut Violations) -> EventPattern {

@@ -17,6 +17,9 @@ use qrelay_store::{
 /// Versions never change, so they are bounded by count alone: a version is some kilobytes at most.
 const VERSIONS_CACHED_MAX: u64 = 2_000;
 
+/// An event, and the version of the code that it is about.
+pub(crate) type Found = (Event, Option<Arc<Code>>);
+
 /// Makes events.
 pub(crate) struct Renderer {
     store: SharedStore,
@@ -44,33 +47,45 @@ impl Renderer {
 
     /// A record's event, if it makes one.
     pub(crate) async fn record(&self, address: EventAddress, record: &Record<'_>) -> Result<Option<Event>> {
-        let Some(head) = record.head() else {
-            return Ok(None);
-        };
-        let code = self.version(head.code, head.code_version).await?;
-        Ok(Event::recorded(&self.store.install().ids, address, record, &code))
+        let found = self.recorded(address, record).await?;
+        Ok(found.map(|(event, _)| event))
     }
 
     /// A change's event, if it makes one.
     pub(crate) async fn change(&self, address: EventAddress, change: &ConfigChange) -> Result<Option<Event>> {
+        let found = self.changed(address, change).await?;
+        Ok(found.map(|(event, _)| event))
+    }
+
+    async fn recorded(&self, address: EventAddress, record: &Record<'_>) -> Result<Option<Found>> {
+        let Some(head) = record.head() else {
+            return Ok(None);
+        };
+        let code = self.version(head.code, head.code_version).await?;
+        let event = Event::recorded(&self.store.install().ids, address, record, &code);
+        Ok(event.map(|event| (event, Some(code))))
+    }
+
+    async fn changed(&self, address: EventAddress, change: &ConfigChange) -> Result<Option<Found>> {
         if let Some(event) = Event::health_changed(&self.store.install().ids, address, change) {
-            return Ok(Some(event));
+            return Ok(Some((event, None)));
         }
         let (Some(kind), ResourceId::Code(id)) = (change.event, change.resource) else {
             return Ok(None);
         };
         let code = self.version(id, change.version).await?;
-        Ok(Some(Event::code_changed(
-            &self.store.install().ids,
-            address,
-            kind,
-            change.at,
-            &code,
-        )))
+        let event = Event::code_changed(&self.store.install().ids, address, kind, change.at, &code);
+        Ok(Some((event, Some(code))))
     }
 
     /// The event at an address, if there is one and it is this tenant's.
     pub(crate) async fn event_at(&self, address: EventAddress, tenant: TenantId) -> Result<Option<Event>> {
+        let found = self.found_at(address, tenant).await?;
+        Ok(found.map(|(event, _)| event))
+    }
+
+    /// The same with the version of the code that the event is about, if it is about one.
+    pub(crate) async fn found_at(&self, address: EventAddress, tenant: TenantId) -> Result<Option<Found>> {
         match address.partition {
             PartitionId::TEST => Ok(None),
             PartitionId::CONFIG => self.change_at(address, tenant).await,
@@ -78,7 +93,7 @@ impl Renderer {
         }
     }
 
-    async fn change_at(&self, address: EventAddress, tenant: TenantId) -> Result<Option<Event>> {
+    async fn change_at(&self, address: EventAddress, tenant: TenantId) -> Result<Option<Found>> {
         let row = self
             .store
             .config_row(ConfigSeq::new(address.seq.as_u64()))
@@ -87,15 +102,15 @@ impl Renderer {
             .as_ref()
             .and_then(|row| row.changes.get(usize::from(address.index)));
         match change.filter(|change| change.tenant == tenant) {
-            Some(change) => self.change(address, change).await,
+            Some(change) => self.changed(address, change).await,
             None => Ok(None),
         }
     }
 
-    async fn record_at(&self, address: EventAddress, tenant: TenantId) -> Result<Option<Event>> {
+    async fn record_at(&self, address: EventAddress, tenant: TenantId) -> Result<Option<Found>> {
         match record_at(&self.store, address).await? {
             Some(record) if record.head().is_some_and(|head| head.tenant == tenant) => {
-                self.record(address, &record).await
+                self.recorded(address, &record).await
             }
             _ => Ok(None),
         }

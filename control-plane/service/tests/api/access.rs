@@ -33,7 +33,7 @@ enum Needs {
 
 fn needs(rpc: &MethodDescriptor) -> Needs {
     let (service, name) = (rpc.parent_service().name().to_owned(), rpc.name().to_owned());
-    let reads = ["Get", "List", "Stream"]
+    let reads = ["Get", "List", "Stream", "Preview"]
         .iter()
         .any(|verb| name.starts_with(verb));
     match service.as_str() {

@@ -12,6 +12,7 @@ mod keys;
 mod outage;
 mod payloads;
 mod presets;
+mod preview;
 mod raw_grpc;
 mod server;
 mod tenants;

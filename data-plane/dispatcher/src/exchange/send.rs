@@ -70,7 +70,7 @@ pub(super) fn message(url: &TargetUrl, request: &Request) -> Result<Message, Fai
     headers.insert(HOST, host);
     headers.insert(
         USER_AGENT,
-        HeaderValue::from_static(concat!("qrelay/", env!("CARGO_PKG_VERSION"))),
+        HeaderValue::from_static(qrelay_store::signature::USER_AGENT),
     );
     headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
     for (name, value) in &request.headers {

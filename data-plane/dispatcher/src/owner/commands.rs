@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use qrelay_store::{
-    event::{Event, EventType},
+    event::Event,
     id::{CommandId, EventAddress},
     limits,
     model::Endpoint,
@@ -151,7 +151,7 @@ impl Actor {
         let room = room.begin();
         self.exchanges += 1;
         let event = EventAddress::test();
-        let event_type = tested(&endpoint);
+        let event_type = endpoint.tested();
         let ids = &self.shard.sender.ids;
         let sample = Event::sample_of(event_type, ids, event, self.wall(), endpoint.tenant);
         let attempt = Attempt {
@@ -191,7 +191,7 @@ impl Actor {
         let row = RowOf {
             endpoint,
             event,
-            event_type: tested(endpoint),
+            event_type: endpoint.tested(),
             number: 1,
             first_at: over.began,
             began: over.began,
@@ -224,12 +224,4 @@ impl Actor {
             tracing::warn!(partition = %self.partition, %error, %command, "cannot put a command's result down");
         }
     }
-}
-
-/// What a test sends: a scan, or the first type that an endpoint without scans subscribes to.
-fn tested(endpoint: &Endpoint) -> EventType {
-    let mut types = std::iter::once(EventType::ScanCreated).chain(EventType::ALL.iter().copied());
-    types
-        .find(|kind| endpoint.subscribes(*kind))
-        .unwrap_or(EventType::ScanCreated)
 }

@@ -109,6 +109,14 @@ impl Endpoint {
         self.events.iter().any(|pattern| pattern.matches(event))
     }
 
+    /// The type of what a test sends: a scan, or the first type that an endpoint without scans subscribes to.
+    pub fn tested(&self) -> EventType {
+        let mut types = std::iter::once(EventType::ScanCreated).chain(EventType::ALL.iter().copied());
+        types
+            .find(|kind| self.subscribes(*kind))
+            .unwrap_or(EventType::ScanCreated)
+    }
+
     /// The pause before attempt `number` (from 1), or none when the schedule is used up.
     pub fn pause_before(&self, number: u32) -> Option<Duration> {
         let at = usize::try_from(number.checked_sub(1)?).ok()?;

@@ -11,7 +11,7 @@ mod world;
 
 use std::{collections::HashSet, time::Duration};
 
-use crate::signature::{Message, Signer};
+use qrelay_store::signature::{Message, Signer};
 use qrelay_store::{
     checkpoint::{BacklogReason, HealthState},
     event::EventType,

@@ -2,7 +2,7 @@
 //!
 //! A [`Signer`] holds an endpoint's scheme and all its valid secrets (two while one is rotated out) and makes the
 //! headers of one attempt. The event's id stays the same over all attempts; the timestamp is the attempt's own.
-//! Unsealing secrets and dropping those whose hour has passed is left to the caller.
+//! Unsealing secrets and dropping those whose hour has passed is left to the caller. Attempts and previews sign here.
 //!
 //! A secret is the bytes that were sealed: what `whsec_…` is the base64 of for Standard Webhooks, the 32 bytes of an
 //! Ed25519 seed, the secret's text for the schemes that are keyed by it. HMAC keys live in `secrecy` boxes, Ed25519
@@ -14,12 +14,16 @@ use data_encoding::{BASE64, HEXLOWER};
 use ed25519_dalek::{Signer as _, SigningKey};
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderName, HeaderValue};
-use qrelay_store::{
+use secrecy::{ExposeSecret, SecretSlice};
+use sha2::Sha256;
+
+use crate::{
     limits::SECRETS_PER_ENDPOINT_MAX,
     model::{Signature, SignatureScheme},
 };
-use secrecy::{ExposeSecret, SecretSlice};
-use sha2::Sha256;
+
+/// What a delivery's request says of its sender.
+pub const USER_AGENT: &str = concat!("qrelay/", env!("CARGO_PKG_VERSION"));
 
 /// Why no signer could be made. The text never holds the secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
