@@ -24,6 +24,7 @@ mod endpoint_health;
 mod filters;
 mod fuzz_seeds;
 mod hostile;
+mod ordering;
 mod payloads;
 mod presets;
 mod process;

@@ -6,7 +6,7 @@ use qrelay_proto::v1;
 use qrelay_store::{
     checkpoint::{Backlog, EndpointHealth, HealthState},
     limits,
-    model::{Endpoint, EndpointIntent, EventPattern},
+    model::{Endpoint, EndpointIntent, EventPattern, Ordering},
 };
 
 use crate::{
@@ -28,6 +28,7 @@ pub(crate) const SETTABLE: Settable = Settable {
         "status",
         "retry_schedule",
         "max_concurrency",
+        "ordering",
     ],
     messages: &[
         &rate_limit_field::PATHS,
@@ -74,6 +75,7 @@ pub(crate) fn is_populated(given: &v1::Endpoint, path: &str) -> bool {
         "status" => given.status != 0,
         "retry_schedule" => !given.retry_schedule.is_empty(),
         "max_concurrency" => given.max_concurrency != 0,
+        "ordering" => given.ordering != 0,
         "rate_limit" => given.rate_limit.is_some(),
         "failure" => given.failure.is_some(),
         "signature" => given.signature.is_some(),
@@ -110,6 +112,11 @@ pub(crate) fn set(endpoint: &mut Endpoint, path: &str, given: &v1::Endpoint, vio
         },
         "retry_schedule" => endpoint.retry_schedule_ms = schedule(&given.retry_schedule, violations),
         "max_concurrency" => endpoint.max_concurrency = concurrency(given.max_concurrency, violations),
+        "ordering" => match v1::Ordering::try_from(given.ordering) {
+            Ok(v1::Ordering::Unspecified | v1::Ordering::None) => endpoint.ordering = Ordering::None,
+            Ok(v1::Ordering::PerCode) => endpoint.ordering = Ordering::PerCode,
+            Err(_) => violations.add("ordering", "must be none or per_code"),
+        },
         path if failure_field::PATHS.contains(&path) => {
             failure_field::set(&mut endpoint.failure, path, given.failure.as_ref(), violations);
         }
@@ -234,6 +241,11 @@ pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth) -> v1::Endpoint
         signature: Some(endpoint_signature::show(&endpoint.signature)),
         public_key: endpoint.public_key.clone(),
         filter: endpoint_filter::show(&endpoint.filter),
+        ordering: match endpoint.ordering {
+            Ordering::None => v1::Ordering::None,
+            Ordering::PerCode => v1::Ordering::PerCode,
+        }
+        .into(),
         payload: Some(payload_fields::show(&endpoint.payload)),
         preset: Some(endpoint.preset.clone()).filter(|preset| !preset.is_empty()),
     }

@@ -12,7 +12,7 @@ use qrelay_store::{
     id::{EndpointId, SecretId},
     limits,
     model::{
-        Endpoint, EndpointIntent, FailureRules, Filter, Resource, ResourceId, SecretRow, Signature,
+        Endpoint, EndpointIntent, FailureRules, Filter, Ordering, Resource, ResourceId, SecretRow, Signature,
         SignatureScheme, Tenant, partition_of,
     },
     seal::Purpose,
@@ -423,6 +423,7 @@ fn blank(api: &Api, tenant: &Tenant) -> Endpoint {
         rate_limit: None,
         failure: FailureRules::default(),
         filter: Filter::default(),
+        ordering: Ordering::None,
         payload: qrelay_store::model::Payload::default(),
         preset: String::new(),
     }

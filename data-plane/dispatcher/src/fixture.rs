@@ -6,8 +6,8 @@ use qrelay_store::{
     event::EventType,
     id::{EndpointId, PartitionId, TenantId},
     model::{
-        Durability, Endpoint, EndpointIntent, EventPattern, FailureRules, Filter, IpPrivacy, Signature,
-        Tenant, TenantStatus,
+        Durability, Endpoint, EndpointIntent, EventPattern, FailureRules, Filter, IpPrivacy, Ordering,
+        Signature, Tenant, TenantStatus,
     },
 };
 
@@ -54,6 +54,7 @@ pub(crate) fn endpoint(number: u8) -> Endpoint {
         rate_limit: None,
         failure: FailureRules::default(),
         filter: Filter::default(),
+        ordering: Ordering::None,
         payload: qrelay_store::model::Payload::default(),
         preset: String::new(),
     }

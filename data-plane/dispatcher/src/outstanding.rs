@@ -14,13 +14,15 @@ use qrelay_store::{
     checkpoint::{RowKey, RowKind},
     clock::Timestamp,
     event::EventType,
-    id::{EndpointId, EventAddress},
+    id::{CodeId, EndpointId, EventAddress},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::usage::UsageDelta;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Without codes.
+const VERSION_FIRST: u8 = 1;
 
 /// Names a chunk: the claim that wrote it, and its number within the claim. Ordered by age.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -81,6 +83,35 @@ pub struct Entry {
     pub first_at: Option<Timestamp>,
     /// When the next attempt is due.
     pub due: Timestamp,
+    /// The code whose other events wait for this one, if their endpoint wants an order.
+    pub code: Option<CodeId>,
+}
+
+/// An entry as the first release wrote it.
+#[derive(Deserialize)]
+struct EntryFirst {
+    endpoint: EndpointId,
+    event: EventAddress,
+    event_type: EventType,
+    recorded_at: Timestamp,
+    attempts: u32,
+    first_at: Option<Timestamp>,
+    due: Timestamp,
+}
+
+impl From<EntryFirst> for Entry {
+    fn from(first: EntryFirst) -> Self {
+        Self {
+            endpoint: first.endpoint,
+            event: first.event,
+            event_type: first.event_type,
+            recorded_at: first.recorded_at,
+            attempts: first.attempts,
+            first_at: first.first_at,
+            due: first.due,
+            code: None,
+        }
+    }
 }
 
 /// A chunk's body.
@@ -97,6 +128,10 @@ pub fn decode(body: &[u8]) -> Result<Vec<Entry>, InvalidChunk> {
     match body.split_first() {
         Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {
             Ok((entries, [])) => Ok(entries),
+            _ => Err(InvalidChunk::Body),
+        },
+        Some((&VERSION_FIRST, rest)) => match postcard::take_from_bytes::<Vec<EntryFirst>>(rest) {
+            Ok((entries, [])) => Ok(entries.into_iter().map(Entry::from).collect()),
             _ => Err(InvalidChunk::Body),
         },
         _ => Err(InvalidChunk::Body),
@@ -364,8 +399,28 @@ mod tests {
                     attempts,
                     first_at: first_at.map(Timestamp::from_millis),
                     due: Timestamp::from_millis(due),
+                    code: (attempts % 2 == 0).then_some(CodeId::from_bytes(endpoint)),
                 },
             )
+    }
+
+    #[test]
+    fn chunks_of_the_first_release_are_read() {
+        let address = address(7);
+        let (endpoint, at) = (EndpointId::from_bytes([1; 10]), Timestamp::from_millis(5));
+        let first = (endpoint, address, EventType::ScanCreated, at, 3_u32, Some(at), at);
+        let body = postcard::to_extend(&[first][..], vec![VERSION_FIRST]).unwrap();
+        let entry = Entry {
+            endpoint,
+            event: address,
+            event_type: EventType::ScanCreated,
+            recorded_at: at,
+            attempts: 3,
+            first_at: Some(at),
+            due: at,
+            code: None,
+        };
+        assert_eq!(decode(&body).unwrap(), [entry]);
     }
 
     proptest! {

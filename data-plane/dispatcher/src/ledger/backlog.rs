@@ -27,7 +27,8 @@ impl Ledger {
     pub fn waiting(&self) -> (usize, usize, usize) {
         let mut all = (0, 0, 0);
         for subscriber in self.subscribers.values() {
-            let retries = subscriber.queue.due_len() + subscriber.queue.waiting_len();
+            let queue = &subscriber.queue;
+            let retries = queue.due_len() + queue.waiting_len() + subscriber.lanes.behind();
             if subscriber.is_blocked() || subscriber.hold.is_some() {
                 all.2 += subscriber.queue.fresh_len() + retries;
             } else {
@@ -61,7 +62,7 @@ impl Ledger {
 fn backlog(subscriber: &Subscriber, now: Instant) -> Option<Backlog> {
     let queue = &subscriber.queue;
     let behind = subscriber.own.as_ref().map_or(0, |own| own.behind);
-    let waiting = queue.fresh_len() + queue.due_len() + queue.waiting_len();
+    let waiting = queue.fresh_len() + queue.due_len() + queue.waiting_len() + subscriber.lanes.behind();
     let events = u64::try_from(waiting).unwrap_or(u64::MAX).saturating_add(behind);
     let lingers = subscriber.own.is_some()
         || queue.due_len() + queue.waiting_len() > 0
@@ -102,7 +103,8 @@ fn reason(subscriber: &Subscriber, now: Instant) -> BacklogReason {
 
 fn oldest(subscriber: &Subscriber) -> Option<Timestamp> {
     let waiting = subscriber.deliveries.values();
-    let waiting = waiting.filter(|delivery| matches!(delivery.phase, Phase::Fresh | Phase::Waiting));
+    let waiting =
+        waiting.filter(|delivery| matches!(delivery.phase, Phase::Fresh | Phase::Waiting | Phase::Behind));
     let here = waiting.map(|delivery| delivery.recorded_at).min();
     let behind = subscriber.own.as_ref().and_then(|own| own.behind_since);
     match (here, behind) {

@@ -254,7 +254,9 @@ impl Ledger {
             return;
         }
         let pause = schedule::first_pause(&subscriber.config);
-        let (phase, queued) = if pause.is_zero() {
+        let (phase, queued) = if subscriber.lanes.join(&subscriber.config, seen.code, event) {
+            (Phase::Behind, Queued::No)
+        } else if pause.is_zero() {
             subscriber.queue.push_fresh(event, at.now);
             (Phase::Fresh, Queued::Yes)
         } else {
@@ -264,6 +266,7 @@ impl Ledger {
         let delivery = Delivery {
             event_type: seen.event_type,
             recorded_at: seen.recorded_at,
+            code: seen.code,
             attempts: 0,
             first_at: None,
             due: at.wall.after(pause),

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use qrelay_store::{
     checkpoint::{BacklogReason, EndpointHealth, RowKey, RowKind},
     id::{EndpointId, PartitionId},
-    model::Endpoint,
+    model::{Endpoint, Ordering},
 };
 
 use super::{Delivery, Ledger, Own, Phase, SavedIn, feed::Moment};
@@ -84,6 +84,7 @@ impl Ledger {
                 _ => damage.chunks.push(chunk.name),
             }
         }
+        ledger.form_lanes(at);
         (ledger, damage)
     }
 
@@ -189,7 +190,10 @@ impl Ledger {
             return false;
         }
         let pause = entry.due.since(at.wall).min(schedule::DUE_AHEAD_MAX);
-        if pause.is_zero() {
+        let in_order = subscriber.config.ordering == Ordering::PerCode && entry.code.is_some();
+        if in_order {
+            // Its place is found once all are there.
+        } else if pause.is_zero() {
             subscriber.queue.push_due(entry.event);
         } else {
             subscriber.queue.push_waiting(entry.event, at.now + pause);
@@ -197,10 +201,11 @@ impl Ledger {
         let delivery = Delivery {
             event_type: entry.event_type,
             recorded_at: entry.recorded_at,
+            code: entry.code,
             attempts: entry.attempts,
             first_at: entry.first_at,
             due: entry.due,
-            phase: Phase::Waiting,
+            phase: if in_order { Phase::Behind } else { Phase::Waiting },
             revision: 0,
             saved: Some(saved),
             recalled: false,

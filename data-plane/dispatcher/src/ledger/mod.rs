@@ -10,6 +10,7 @@
 //! - [`plan`]: what to save next, and what follows once it is saved; `draft`: within its budget.
 //! - [`recall`]: a delivery is sent again because its tenant asks.
 //! - [`settle`]: endpoints leave the shared run, rejoin it, and are removed.
+//! - `order`: one code's events one after the other.
 //! - [`load`]: from a saved checkpoint.
 //! - [`backlog`]: what the control plane is told; `announce`: what subscribers are told of an endpoint's health.
 //!
@@ -21,6 +22,7 @@ pub mod backlog;
 mod draft;
 pub mod feed;
 pub mod load;
+mod order;
 pub mod plan;
 pub mod recall;
 pub mod sending;
@@ -40,7 +42,7 @@ use qrelay_store::{
     Timestamp,
     checkpoint::{EndpointHealth, HealthChange, HealthState},
     event::EventType,
-    id::{EndpointId, EventAddress, PartitionId, Seq, TenantId},
+    id::{CodeId, EndpointId, EventAddress, PartitionId, Seq, TenantId},
     limits::{
         FRESH_MAX, FRESH_WHEN_FULL_MAX, OUTSTANDING_PER_ENDPOINT_MAX, OUTSTANDING_PER_PARTITION_MAX,
         OWN_RUN_WINDOW, UNSAVED_BATCHES_MAX, UNSAVED_DELIVERIES_MAX,
@@ -49,6 +51,7 @@ use qrelay_store::{
 };
 use tokio::time::Instant;
 
+use self::order::Lanes;
 use crate::{
     checkpoint::RunName,
     health,
@@ -72,6 +75,8 @@ pub enum Phase {
     InFlight,
     /// The last attempt was made; its row is not acknowledged yet.
     Recording(Succeeded),
+    /// Waiting for the one before it ([`order`]).
+    Behind,
 }
 
 /// In which chunk, and as of which revision, a delivery is saved.
@@ -94,6 +99,8 @@ pub struct Delivery {
     pub event_type: EventType,
     /// When the event was recorded.
     pub recorded_at: Timestamp,
+    /// The code that the event is of, if of one. None for what came back at its tenant's wish: it is in no order.
+    pub code: Option<CodeId>,
     /// Attempts made.
     pub attempts: u32,
     /// When the first one began.
@@ -141,6 +148,7 @@ pub struct Subscriber {
     own: Option<Own>,
     deliveries: HashMap<EventAddress, Delivery>,
     queue: Queue,
+    lanes: Lanes,
     in_flight: u32,
     /// The receiver asked not to be asked before.
     hold: Option<(Instant, Timestamp)>,
@@ -159,6 +167,7 @@ impl Subscriber {
             own: None,
             deliveries: HashMap::new(),
             queue: Queue::default(),
+            lanes: Lanes::default(),
             in_flight: 0,
             hold: None,
             paced: None,
@@ -485,7 +494,7 @@ impl Ledger {
         };
         let succeeded = match delivery.phase {
             Phase::Recording(succeeded) => succeeded,
-            Phase::Fresh | Phase::Waiting | Phase::InFlight => Succeeded::No,
+            Phase::Fresh | Phase::Waiting | Phase::InFlight | Phase::Behind => Succeeded::No,
         };
         let usage = UsageDelta::delivery(subscriber.config.tenant, delivery.recorded_at, succeeded);
         self.undone -= 1;

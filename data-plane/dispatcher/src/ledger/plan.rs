@@ -283,6 +283,7 @@ impl Ledger {
             attempts: delivery.attempts,
             first_at: delivery.first_at,
             due: delivery.due,
+            code: delivery.code,
         };
         let member = Member {
             endpoint,

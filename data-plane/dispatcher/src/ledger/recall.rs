@@ -56,8 +56,9 @@ impl Ledger {
                     revision: delivery.revision,
                     follows: false,
                 },
-                Phase::Waiting => {
-                    let hastens = delivery.due > at.wall && !delivery.recalled;
+                Phase::Waiting | Phase::Behind => {
+                    let waits = delivery.phase == Phase::Waiting;
+                    let hastens = waits && delivery.due > at.wall && !delivery.recalled;
                     // After a crash the log may know more than the checkpoint.
                     let behind = delivery.attempts < recalled.attempts || delivery.first_at.is_none();
                     if hastens || behind {
@@ -87,6 +88,7 @@ impl Ledger {
             event_type: recalled.event_type,
             // When it was recorded says nothing any more of how long it waits.
             recorded_at: at.wall,
+            code: None,
             attempts: recalled.attempts,
             first_at: Some(recalled.first_at),
             due: at.wall,

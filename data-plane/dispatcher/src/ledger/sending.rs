@@ -163,6 +163,9 @@ impl Ledger {
                 subscriber.queue.push_waiting(event, at.now + pause);
             }
         }
+        if matches!(finish, Finish::Delivered | Finish::GivenUp) {
+            self.let_next_go(endpoint, event, at);
+        }
     }
 
     /// The attempt log acknowledged the last row of a delivery: it is done, or given up.

@@ -49,6 +49,16 @@ proptest! {
     }
 
     #[test]
+    fn one_codes_events_go_out_one_after_the_other_whatever_happens(
+        ops in proptest::collection::vec(op_or_recall(), 0..160),
+    ) {
+        let mut world = World::in_order();
+        ops.iter().for_each(|op| world.step(op));
+        world.drain();
+        world.check();
+    }
+
+    #[test]
     fn deleting_an_endpoint_at_any_moment_costs_the_others_nothing(
         ops in proptest::collection::vec(op(), 0..120),
         at in any::<prop::sample::Index>(),

@@ -13,7 +13,7 @@ use crate::{
     },
     model::{
         ApiKey, Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, FailureRules, Filter,
-        Host, IpPrivacy, KeyRole, Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
+        Host, IpPrivacy, KeyRole, Ordering, Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
     },
     record::ConversionRecord,
     store::{
@@ -155,6 +155,7 @@ pub fn endpoint(tenant: TenantId) -> Endpoint {
         rate_limit: None,
         failure: FailureRules::default(),
         filter: Filter::default(),
+        ordering: Ordering::None,
         payload: crate::model::Payload::default(),
         preset: String::new(),
     }

@@ -57,12 +57,26 @@ pub struct Endpoint {
     /// Which of the events that it subscribes to it wants.
     #[serde(default)]
     pub filter: Filter,
+    /// What waits for what.
+    #[serde(default)]
+    pub ordering: Ordering,
     /// What its webhooks look like.
     #[serde(default)]
     pub payload: super::Payload,
     /// The preset that it was made with, or empty. Its settings stand in the other fields.
     #[serde(default)]
     pub preset: String,
+}
+
+/// In which order an endpoint's deliveries go out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ordering {
+    /// Nothing waits for anything.
+    #[default]
+    None,
+    /// Of each code one after the other.
+    PerCode,
 }
 
 /// What failures mean for an endpoint. A rule that a row does not hold is the default's.
@@ -243,6 +257,7 @@ mod tests {
         assert_eq!(row.rate_limit, None);
         assert_eq!(row.failure, FailureRules::default());
         assert_eq!(row.filter, Filter::default());
+        assert_eq!(row.ordering, Ordering::None);
         assert_eq!(row.payload, crate::model::Payload::default());
         assert_eq!(row.preset, "");
     }

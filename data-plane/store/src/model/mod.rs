@@ -12,7 +12,7 @@ mod tenant;
 
 pub use code::{Code, CodeStatus, Host, ShortLink};
 pub use endpoint::{
-    Endpoint, EndpointIntent, EventPattern, FailureRules, RateLimit, SecretRow, UnknownEvent,
+    Endpoint, EndpointIntent, EventPattern, FailureRules, Ordering, RateLimit, SecretRow, UnknownEvent,
 };
 pub use filter::Filter;
 pub use key::{ApiKey, KeyRole};

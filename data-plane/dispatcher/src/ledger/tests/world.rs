@@ -15,9 +15,9 @@ use qrelay_store::{
     Timestamp,
     checkpoint::{RowKey, RowKind, UsageCounts},
     event::EventType,
-    id::{EndpointId, EventAddress, OwnerId, PartitionId, Seq, WriterId},
+    id::{CodeId, EndpointId, EventAddress, OwnerId, PartitionId, Seq, WriterId},
     limits,
-    model::{Endpoint, EndpointIntent},
+    model::{Endpoint, EndpointIntent, Ordering},
     record::Classification,
     store::{Cas, Fence, Lease},
 };
@@ -85,6 +85,9 @@ pub(super) struct World {
     /// Wishes whose commands are pending: as of which revision.
     wishes: BTreeMap<Delivery, u32>,
     wished: bool,
+    /// Deliveries that were ever delivered or given up, and those that were ever asked for again.
+    over: BTreeSet<Delivery>,
+    came_back: BTreeSet<Delivery>,
     /// How often somebody left the shared run, and rejoined it; and rejoined with deliveries that were not done.
     pub(super) moves: Moves,
 }
@@ -134,9 +137,20 @@ impl World {
             own_reads: BTreeMap::new(),
             wishes: BTreeMap::new(),
             wished: false,
+            over: BTreeSet::new(),
+            came_back: BTreeSet::new(),
             moves: Moves::default(),
         };
         world.reload();
+        world
+    }
+
+    /// Two of its endpoints want each code's events one after the other.
+    pub(super) fn in_order() -> Self {
+        let mut world = Self::new();
+        for number in [1, 2] {
+            world.edit(number, |endpoint| endpoint.ordering = Ordering::PerCode);
+        }
         world
     }
 
@@ -255,7 +269,7 @@ impl World {
                 tenant: fixture::tenant(),
                 event_type: EventType::ScanCreated,
                 recorded_at: at,
-                code: None,
+                code: Some(code(stream.address(seq, index))),
                 classification: Some(Classification::Human),
                 subject: None,
             }
@@ -333,10 +347,30 @@ impl World {
                 continue;
             }
             while let Some(job) = self.ledger.start(*endpoint, self.at().now, |_| true) {
+                self.check_order((*endpoint, job.event));
                 self.in_flight.push((*endpoint, job.event));
                 self.attempts += 1;
             }
         }
+    }
+
+    /// Nothing of the same code is under way, and what stands before it in its stream was delivered or given up.
+    fn check_order(&self, delivery @ (endpoint, event): Delivery) {
+        let in_order = self.endpoints[&endpoint].ordering == Ordering::PerCode;
+        if !in_order || self.came_back.contains(&delivery) {
+            return;
+        }
+        let beside = self.in_flight.iter().filter(|other| {
+            other.0 == endpoint && code(other.1) == code(event) && !self.came_back.contains(other)
+        });
+        assert_eq!(beside.count(), 0, "two of a code at once");
+        let before = self.batches(&Cursor::default(), &self.ledger.shared().read);
+        let before = before.into_iter().flat_map(|(_, _, events)| events);
+        let mut before = before.filter(|other| {
+            Stream::of(*other) == Stream::of(event) && *other < event && code(*other) == code(event)
+        });
+        let early = before.find(|other| !self.over.contains(&(endpoint, *other)));
+        assert_eq!(early, None, "{event:?} is sent before it");
     }
 
     fn end_attempt(&mut self, pick: usize, answer: Answer) {
@@ -347,6 +381,7 @@ impl World {
         let at = self.at();
         let finish = match answer {
             Answer::Ok => {
+                self.over.insert((endpoint, event));
                 self.delivered.insert((endpoint, event));
                 self.recording.push(((endpoint, event), true));
                 self.ledger
@@ -354,6 +389,7 @@ impl World {
                 Finish::Delivered
             }
             Answer::GivenUp => {
+                self.over.insert((endpoint, event));
                 self.recording.push(((endpoint, event), false));
                 Finish::GivenUp
             }
@@ -391,6 +427,7 @@ impl World {
         };
         if let Recall::Taken { revision, .. } = self.ledger.recall(endpoint, recalled, self.at()) {
             self.wished = true;
+            self.came_back.insert((endpoint, event));
             // One that is under way is what was asked for, wherever it ends.
             if !self.in_flight.contains(&(endpoint, event)) {
                 self.delivered.remove(&(endpoint, event));
@@ -654,6 +691,12 @@ impl World {
             }
         }
     }
+}
+
+/// The code that an event of the log is of: one of two.
+fn code(event: EventAddress) -> CodeId {
+    let number = (event.seq.as_u64() + u64::from(event.index)) % 2;
+    CodeId::from_bytes([u8::try_from(number).unwrap(); 10])
 }
 
 const OWNER: OwnerId = OwnerId::from_bytes([9; 10]);

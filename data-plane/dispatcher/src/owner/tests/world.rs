@@ -16,7 +16,7 @@ use qrelay_store::{
     id::{CodeId, EndpointId, EventAddress, PartitionId, SecretId, TenantId},
     model::{
         Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, FailureRules, Filter, Host,
-        IpPrivacy, RateLimit, Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
+        IpPrivacy, Ordering, RateLimit, Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
     },
     record::{Classification, Record, ScanRecord},
     sqlite::{Options, SqliteStore},
@@ -212,6 +212,7 @@ impl World {
             rate_limit: None,
             failure: FailureRules::default(),
             filter: Filter::default(),
+            ordering: Ordering::None,
             payload: qrelay_store::model::Payload::default(),
             preset: String::new(),
         };
