@@ -391,9 +391,15 @@ impl World {
             Answer::GivenUp => {
                 self.over.insert((endpoint, event));
                 self.recording.push(((endpoint, event), false));
+                self.ledger
+                    .observe(endpoint, Sign::Failure, fixture::answer(500), at.wall);
                 Finish::GivenUp
             }
-            Answer::Failed => Finish::Retry(Duration::from_millis(700)),
+            Answer::Failed => {
+                self.ledger
+                    .observe(endpoint, Sign::Failure, fixture::answer(500), at.wall);
+                Finish::Retry(Duration::from_millis(700))
+            }
             Answer::Ours => Finish::Again(Duration::from_millis(300)),
             Answer::NotSent => Finish::Unused(Duration::from_millis(100)),
         };
