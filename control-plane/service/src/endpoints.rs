@@ -20,6 +20,7 @@ use qrelay_store::{
     target::{ResolveError, TargetError},
 };
 use secrecy::ExposeSecret;
+use subtle::ConstantTimeEq;
 use tonic::Status;
 
 use crate::{
@@ -288,10 +289,15 @@ pub(crate) async fn rotate(
     let secret = take_secret(scheme, given, &mut violations);
     let overlap = overlap(&request, &current, &mut violations);
     violations.finish()?;
+    // Sent again after its answer was lost: were the secret put there once more, it would take the old one's place.
+    let repeats = given.is_some() && !overlap.is_zero() && is_newest(api, &current, secret.as_ref()).await?;
     let row = rewrite(api, caller, (&tenant, current.id), "", |endpoint| {
         if endpoint.signature.scheme != scheme {
             // The new secret is one of the scheme before.
             return Err(refusal::conflict());
+        }
+        if repeats {
+            return Ok(SecretChange::Keep);
         }
         endpoint.public_key = secret.as_ref().and_then(SigningSecret::public_key);
         Ok(match replacing(api, endpoint, secret.as_ref()) {
@@ -305,6 +311,22 @@ pub(crate) async fn rotate(
     .await?;
     let shown = show(&row, &health(api, &row).await?);
     Ok(with_secret(shown, secret.as_ref()))
+}
+
+/// Whether an endpoint's newest secret is this one.
+async fn is_newest(api: &Api, endpoint: &Endpoint, secret: Option<&SigningSecret>) -> Result<bool, Status> {
+    let newest = api.store.secrets(endpoint.id).await.map_err(refusal::store)?;
+    let (Some(newest), Some(secret)) = (newest.first(), secret) else {
+        return Ok(false);
+    };
+    let opened = api.sealer.open(
+        Purpose::SigningSecret,
+        endpoint.tenant,
+        endpoint.id,
+        newest.id,
+        &newest.sealed,
+    );
+    Ok(opened.is_ok_and(|bytes| bytes.expose_secret().ct_eq(secret.bytes()).into()))
 }
 
 /// For how long the old secret goes on signing.

@@ -509,6 +509,18 @@ async fn a_rotation_with_an_overlap_keeps_the_old_secret_until_its_hour() {
             "{body}"
         );
     }
+    // Its answer is lost and it is sent again: the old secret stays.
+    let secret = format!("whsec_{}", data_encoding::BASE64.encode(&[5; 32]));
+    let again = json!({"secret": secret, "overlap": "60s"});
+    api.post(&key, &rotate, again.clone()).await.ok();
+    let before = api.store.secrets(id).await.unwrap();
+    let answer = api.post(&key, &rotate, again).await.ok();
+    assert_eq!(answer.text("secret"), secret);
+    assert_eq!(api.store.secrets(id).await.unwrap(), before);
+    let at_once = json!({"secret": secret, "immediate": true});
+    api.post(&key, &rotate, at_once).await.ok();
+    assert_eq!(api.store.secrets(id).await.unwrap().len(), 1);
+    api.post(&key, &rotate, json!({"overlap": "60s"})).await.ok();
     api.post(&key, &rotate, json!({"immediate": true})).await.ok();
     assert_eq!(api.store.secrets(id).await.unwrap().len(), 1);
 
