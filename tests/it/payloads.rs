@@ -133,3 +133,36 @@ async fn cloudevents_and_forms_arrive_as_such_and_a_body_that_cannot_be_made_is_
     );
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_changed_template_is_obeyed_by_the_later_attempts_of_an_event() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Setup::new(super::BINARY, &dir.path().join("data")).start().await;
+    let (_, api) = server.admin().tenant("changes").await;
+    let receiver = Receiver::start(Behaviour::Answer(500)).await;
+    let payload = |text: &str| json!({"format": "template", "template": text});
+    let schedule = [
+        "0s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s",
+    ];
+    let endpoint = json!({
+        "url": receiver.url(), "events": ["code.created"], "retry_schedule": schedule, "payload": payload("\"before\""),
+        "failure": {"degrade_after": 0},
+    });
+    let endpoint = api.post("/v1/endpoints", endpoint).await;
+    let code = json!({"short_id": "menu", "destination_url": "https://example.com/"});
+    api.post("/v1/codes", code).await;
+    let first = arrivals(&receiver, 1).await;
+    let path = format!("/v1/endpoints/{}", endpoint["id"].as_str().unwrap());
+    api.patch(&path, json!({"payload": {"template": "\"after\""}}))
+        .await;
+    let last = wait_until("an attempt with the new template", async || {
+        let arrivals = receiver.arrivals();
+        arrivals
+            .into_iter()
+            .find(|arrival| &arrival.body[..] == b"\"after\"")
+    })
+    .await;
+    assert_eq!(&first[0].body[..], b"\"before\"");
+    assert_eq!(last.id, first[0].id, "the same event");
+    server.stop().await;
+}

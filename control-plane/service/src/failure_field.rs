@@ -11,13 +11,14 @@ use qrelay_store::{
 use crate::{refusal::Violations, wire};
 
 /// The paths of the field, for update masks.
-pub(crate) const PATHS: [&str; 6] = [
+pub(crate) const PATHS: [&str; 7] = [
     "failure",
     "failure.retry_after_max",
     "failure.gone_disables",
     "failure.overload_slows",
     "failure.degrade_after",
     "failure.disable_after",
+    "failure.client_errors_retried",
 ];
 
 /// Sets what one of [`PATHS`] names; the rest stays. A rule without a value is the default's.
@@ -41,6 +42,11 @@ pub(crate) fn set(
     }
     if named("overload_slows") {
         rules.overload_slows = given.overload_slows.unwrap_or(default.overload_slows);
+    }
+    if named("client_errors_retried") {
+        rules.client_errors_retried = given
+            .client_errors_retried
+            .unwrap_or(default.client_errors_retried);
     }
     if named("degrade_after") {
         rules.degrade_after = match given.degrade_after.map(u32::try_from) {
@@ -80,5 +86,6 @@ pub(crate) fn show(rules: &FailureRules) -> v1::FailureRules {
         overload_slows: Some(rules.overload_slows),
         degrade_after: Some(wire::small_count(rules.degrade_after)),
         disable_after: Some(wire::duration(rules.disable_after_ms)),
+        client_errors_retried: Some(rules.client_errors_retried),
     }
 }

@@ -188,6 +188,10 @@ pub(crate) fn overrides(given: &v1::Endpoint, preset: &Preset) -> Vec<&'static s
         part("failure.overload_slows", failure.overload_slows.is_some());
         part("failure.degrade_after", failure.degrade_after.is_some());
         part("failure.disable_after", failure.disable_after.is_some());
+        part(
+            "failure.client_errors_retried",
+            failure.client_errors_retried.is_some(),
+        );
     }
     if let Some(payload) = &given.payload {
         part("payload.format", payload.format != 0);

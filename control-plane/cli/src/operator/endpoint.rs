@@ -80,6 +80,10 @@ struct Create {
     /// An event type (scan.created), a family (scan.*) or *; may be given several times
     #[arg(long = "event", required = true, value_name = "EVENT")]
     events: Vec<String>,
+    /// The service whose webhooks the receiver was written for: qr-for-agent, qrstudio, scanforge, scribeless, slack,
+    /// discord or zapier; events may have that service's names
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
     #[command(flatten)]
     fields: Fields,
     /// A file with a signing secret of your own, whsec_…; one is made if not given
@@ -134,6 +138,7 @@ impl Create {
         let (endpoint, _) = self.fields.into_endpoint(Some(self.url), self.events);
         let endpoint = Some(v1::Endpoint {
             secret: own_secret(self.secret_file.as_deref())?,
+            preset: self.preset,
             ..endpoint
         });
         Ok(v1::CreateEndpointRequest {

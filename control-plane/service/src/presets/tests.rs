@@ -339,6 +339,7 @@ fn schedules_failure_rules_and_rotation_are_the_services() {
                 overload_slows: false,
                 degrade_after,
                 disable_after_ms,
+                client_errors_retried: true,
             },
             "{name}"
         );
@@ -362,6 +363,10 @@ fn schedules_failure_rules_and_rotation_are_the_services() {
             scanforge.failure.disable_after_ms
         ),
         (0, 0)
+    );
+    assert!(
+        !scanforge.failure.client_errors_retried,
+        "retried are 5xx and time-outs"
     );
     for name in ["slack", "discord", "zapier"] {
         assert_eq!(made(name).failure, FailureRules::default());

@@ -26,7 +26,7 @@ async fn rules_of_failure_have_defaults_and_are_set_one_by_one() {
     let made = api.post(&key, "/v1/endpoints", body).await.ok();
     let mut rules = json!({
         "retry_after_max": "86400s", "gone_disables": false, "overload_slows": true, "degrade_after": 0,
-        "disable_after": "86400s",
+        "disable_after": "86400s", "client_errors_retried": true,
     });
     assert_eq!(made.body["failure"], rules);
     let path = format!("/v1/endpoints/{}", made.text("id"));
@@ -37,6 +37,7 @@ async fn rules_of_failure_have_defaults_and_are_set_one_by_one() {
         ("overload_slows", json!(false)),
         ("degrade_after", json!(12)),
         ("disable_after", json!("0s")),
+        ("client_errors_retried", json!(false)),
     ] {
         rules[rule] = value.clone();
         assert_eq!(set(json!({rule: value})).await.ok().body["failure"], rules);

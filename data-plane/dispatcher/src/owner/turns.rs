@@ -27,6 +27,7 @@ use crate::{
 };
 
 /// Added to the error of a delivery that its receiver wants no more of.
+const REFUSED: &str = "; the endpoint's settings ask for no further attempt after a client error";
 const ABORTED: &str = "; the receiver asked for no further attempt (webhook-delivery: abort-message)";
 
 impl Actor {
@@ -114,9 +115,8 @@ impl Actor {
             self.hold_for_own_trouble(job, outcome.error());
         }
         let pause = schedule::pause_after(&config, job.event, job.number, retry_after);
-        // A receiver that wants no further attempt gets none.
-        let aborted = !outcome.is_success() && outcome.wish == Some(Wish::Abort);
-        let pause = pause.filter(|_| !aborted);
+        let stop = no_further(&config, outcome);
+        let pause = pause.filter(|_| stop.is_none());
         let (status, finish) = match (outcome.is_success(), pause) {
             (true, _) => (DeliveryStatus::Succeeded, Finish::Delivered),
             // Our own trouble uses up nothing of the schedule: the next attempt has the same number, and its row
@@ -133,7 +133,7 @@ impl Actor {
             Finish::Delivered => metrics::delivered(at.wall.since(job.recorded_at)),
             Finish::GivenUp => {
                 metrics::given_up();
-                tracing::warn!(event = %id, endpoint = %config.id, attempts = job.number, aborted, error = outcome.error(), "gave a delivery up: its retry schedule is used up, or its receiver wants no more of it");
+                tracing::warn!(event = %id, endpoint = %config.id, attempts = job.number, stopped = stop.is_some(), error = outcome.error(), "gave a delivery up: its retry schedule is used up, or its receiver wants no more of it");
             }
             Finish::Retry(_) | Finish::Again(_) | Finish::Unused(_) => {}
         }
@@ -154,9 +154,7 @@ impl Actor {
             code: over.code,
         };
         let mut row = row.exchange(outcome);
-        if aborted {
-            row.error.push_str(ABORTED);
-        }
+        row.error.push_str(stop.unwrap_or_default());
         self.add_row(row);
         finish
     }
@@ -267,5 +265,16 @@ impl Actor {
             "retention: events of batches {first} to {through} were removed before they could be sent"
         );
         self.add_row(row.unsendable(&reason));
+    }
+}
+
+/// Why a failed attempt is the delivery's last, whatever its schedule says.
+fn no_further(config: &Endpoint, outcome: &Outcome) -> Option<&'static str> {
+    let is_client_error = matches!(outcome.status, Some(400..=407 | 409..=428 | 430..=499));
+    match outcome.wish {
+        _ if outcome.is_success() => None,
+        Some(Wish::Abort) => Some(ABORTED),
+        _ if is_client_error && !config.failure.client_errors_retried => Some(REFUSED),
+        _ => None,
     }
 }

@@ -93,6 +93,8 @@ pub struct FailureRules {
     pub degrade_after: u32,
     /// How long nothing but failures is endured before it is disabled; 0: for ever.
     pub disable_after_ms: u64,
+    /// Whether a 4xx but 408 and 429, which says that the request will never do, is followed by the schedule's attempts.
+    pub client_errors_retried: bool,
 }
 
 impl Default for FailureRules {
@@ -104,6 +106,7 @@ impl Default for FailureRules {
             overload_slows: true,
             degrade_after: 5,
             disable_after_ms: day_ms,
+            client_errors_retried: true,
         }
     }
 }

@@ -94,3 +94,37 @@ async fn an_overloaded_receiver_is_asked_ever_more_rarely_and_retry_after_counts
     let hooks = capped.hooks();
     assert!(hooks[1].at - hooks[0].at >= Duration::from_millis(300));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_error_ends_a_delivery_where_the_settings_say_so_and_nothing_else_does() {
+    let mut world = World::new().await;
+    let refuses = Receiver::new(|_| Some("404 Not Found")).await;
+    let others = Receiver::new(|number| {
+        Some(match number {
+            0 => "408 Request Timeout",
+            1 => "500 Oops",
+            2 => "429 Slow down",
+            _ => OK,
+        })
+    })
+    .await;
+    let rule = |endpoint: &mut Endpoint| {
+        endpoint.failure.client_errors_retried = false;
+        endpoint.failure.overload_slows = false;
+    };
+    let refused = world.endpoint(&refuses, rule).await;
+    world.endpoint(&others, rule).await;
+    world.start();
+    let ids = world.scan(1).await;
+    others.heard_count(4).await;
+    until("one is given up", async || {
+        last(&world, refused.id)
+            .await
+            .is_some_and(|row| row.last.status == DeliveryStatus::GivenUp)
+    })
+    .await;
+    world.stop().await;
+    assert_eq!(refuses.ids(), ids, "asked once");
+    let row = last(&world, refused.id).await.unwrap();
+    assert!(row.last.error.contains("after a client error"), "{row:?}");
+}
