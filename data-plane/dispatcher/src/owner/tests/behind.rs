@@ -10,7 +10,7 @@ use super::{
 };
 
 /// For each event that one of the two has to be sent: a debug build on a busy machine.
-const PATIENCE_PER_EVENT: Duration = Duration::from_millis(8);
+const PATIENCE_PER_EVENT: Duration = Duration::from_millis(20);
 /// Scans that are recorded at once; then the live endpoint gets them.
 const SCANS_AT_ONCE: usize = 1000;
 
