@@ -30,7 +30,7 @@ use crate::{
     connection::Connection,
     product::{Campaign, Product},
     receiver::{self, Manner},
-    tally::{self, Quantiles},
+    tally::{self, Quantiles, micros},
 };
 use bad::{Crowd, Kind};
 
@@ -79,8 +79,17 @@ pub struct Turn {
     pub cycle: usize,
     /// In which company.
     pub company: Company,
-    /// How long the webhooks took, in microseconds.
-    pub delay_us: Quantiles,
+    /// How long things took.
+    pub delays: Delays,
+}
+
+/// How long things took in a turn, in microseconds from the moment at which the scan was sent.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Delays {
+    /// Until the webhook was there.
+    pub webhook_us: Quantiles,
+    /// Until the redirect was: a part of it, in which the scan goes to disk.
+    pub redirect_us: Quantiles,
 }
 
 /// When which webhook came.
@@ -153,11 +162,11 @@ async fn measure(
                     .await?;
             }
             sleep(SETTLE).await;
-            let delay_us = turn(plan, &campaign, arrived).await?;
+            let delays = turn(plan, &campaign, arrived).await?;
             turns.push(Turn {
                 cycle,
                 company,
-                delay_us,
+                delays,
             });
         }
     }
@@ -172,22 +181,26 @@ async fn measure(
 }
 
 /// Scans for a turn's time, and waits for all of their webhooks.
-async fn turn(plan: &Plan, campaign: &Campaign, arrived: &Arrived) -> anyhow::Result<Quantiles> {
+async fn turn(plan: &Plan, campaign: &Campaign, arrived: &Arrived) -> anyhow::Result<Delays> {
     let request = campaign.target.request(false);
     let mut connection = Connection::open(campaign.target.address).await?;
     let mut ticks = interval(Duration::from_secs(1) / plan.rate_per_s);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let histogram = || {
+        Histogram::<u64>::new_with_max(60_000_000, 3)
+            .expect("invariant: these bounds are within the library's")
+    };
+    let (mut webhooks, mut redirects) = (histogram(), histogram());
     let (end, mut sent) = (Instant::now() + plan.turn, Vec::new());
     while Instant::now() < end {
         ticks.tick().await;
         let at = Instant::now();
         let answer = connection.exchange(&request).await?;
         ensure!(answer.status == 302, "a scan was answered {}", answer.status);
+        redirects.saturating_record(micros(at.elapsed()));
         sent.push((answer.scan.context("a redirect without the id of its scan")?, at));
     }
     let deadline = Instant::now() + ARRIVAL_MAX;
-    let mut delays = Histogram::<u64>::new_with_max(60_000_000, 3)
-        .expect("invariant: these bounds are within the library's");
     for (id, at) in sent {
         let came = loop {
             let came = arrived.borrow_mut().remove(&id);
@@ -197,8 +210,10 @@ async fn turn(plan: &Plan, campaign: &Campaign, arrived: &Arrived) -> anyhow::Re
             ensure!(Instant::now() < deadline, "the webhook {id} did not come");
             sleep(POLL).await;
         };
-        let delay = came.duration_since(at).as_micros();
-        delays.saturating_record(u64::try_from(delay).unwrap_or(u64::MAX));
+        webhooks.saturating_record(micros(came.duration_since(at)));
     }
-    Ok(tally::quantiles(&delays))
+    Ok(Delays {
+        webhook_us: tally::quantiles(&webhooks),
+        redirect_us: tally::quantiles(&redirects),
+    })
 }

@@ -4,13 +4,13 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Company, Plan, Turn};
-use crate::{median::median, tally::Quantiles};
+use super::{Company, Delays, Plan, Turn};
+use crate::median::median;
 
 /// One quantile of the delay.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
-    /// Which one.
+    /// Of what, and which one.
     pub what: &'static str,
     /// Alone, in milliseconds: the median over cycles.
     pub alone_ms: f64,
@@ -41,10 +41,10 @@ impl Outcome {
     /// Sums up the turns.
     #[must_use]
     pub fn new(plan: &Plan, turns: &[Turn]) -> Self {
-        let of = |company, quantile: fn(&Quantiles) -> u64| -> Vec<f64> {
+        let of = |company, quantile: fn(&Delays) -> u64| -> Vec<f64> {
             // By cycle, whichever came first in it.
             let turns = turns.iter().filter(|turn| turn.company == company);
-            turns.map(|turn| millis(quantile(&turn.delay_us))).collect()
+            turns.map(|turn| millis(quantile(&turn.delays))).collect()
         };
         let row = |what, quantile| {
             let (alone, beside) = (of(Company::Alone, quantile), of(Company::Beside, quantile));
@@ -65,7 +65,12 @@ impl Outcome {
             }
         };
         Self {
-            rows: vec![row("p50", |delay| delay.p50), row("p99", |delay| delay.p99)],
+            rows: vec![
+                row("webhook p50", |delays| delays.webhook_us.p50),
+                row("webhook p99", |delays| delays.webhook_us.p99),
+                row("redirect p50", |delays| delays.redirect_us.p50),
+                row("redirect p99", |delays| delays.redirect_us.p99),
+            ],
             bad: plan.bad,
             cycles: plan.cycles,
             turn_s: plan.turn.as_secs_f64(),
@@ -78,7 +83,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "From a scan to its webhook at a healthy endpoint, beside {} bad ones ({} scans/s, {} cycles of {} s each)",
+            "From a scan to its redirect, and to its webhook at a healthy endpoint, alone and beside {} bad ones ({} scans/s, {} cycles of {} s each)",
             self.bad, self.rate_per_s, self.cycles, self.turn_s
         )?;
         for row in &self.rows {
@@ -112,6 +117,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::tally::Quantiles;
 
     #[test]
     fn ratios_are_of_the_same_cycle_and_their_median_is_told() {
@@ -127,10 +133,13 @@ mod tests {
         let turn = |cycle, company, p99| Turn {
             cycle,
             company,
-            delay_us: Quantiles {
-                p50: p99 / 2,
-                p99,
-                ..Quantiles::default()
+            delays: Delays {
+                webhook_us: Quantiles {
+                    p50: p99 / 2,
+                    p99,
+                    ..Quantiles::default()
+                },
+                ..Delays::default()
             },
         };
         let turns = [
@@ -148,7 +157,7 @@ mod tests {
         assert!(
             outcome
                 .to_string()
-                .contains("p99: alone 4.0 ms, beside 4.0 ms, ratio 1.50"),
+                .contains("webhook p99: alone 4.0 ms, beside 4.0 ms, ratio 1.50"),
             "{outcome}"
         );
     }
