@@ -3,13 +3,14 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const PUBLIC: [&str; 6] = [
+const PUBLIC: [&str; 7] = [
     "qrelay/v1/tenant.proto",
     "qrelay/v1/code.proto",
     "qrelay/v1/endpoint.proto",
     "qrelay/v1/event.proto",
     "qrelay/v1/conversion.proto",
     "qrelay/v1/rate_limit.proto",
+    "qrelay/v1/replay.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -29,6 +29,7 @@ mod payloads;
 mod presets;
 mod process;
 mod readme;
+mod replays;
 mod signatures;
 mod spine;
 

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::{
     demo,
     failure::Failure,
-    operator::{code, conversion, delivery, endpoint, event, key, tail, tenant},
+    operator::{code, conversion, delivery, endpoint, event, key, replay, tail, tenant},
     up,
 };
 
@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Endpoint(endpoint::Args),
     /// Look at one delivery and its attempts
     Delivery(delivery::Args),
+    /// Look at a replay, and end it
+    Replay(replay::Args),
     /// List and look at recorded events
     Event(event::Args),
     /// Report what a scan led to

@@ -62,6 +62,7 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
         Command::Endpoint(args) => block_on(operator::endpoint::run(args))?,
         Command::Delivery(args) => block_on(operator::delivery::run(args))?,
         Command::Conversion(args) => block_on(operator::conversion::run(args))?,
+        Command::Replay(args) => block_on(operator::replay::run(args))?,
         Command::Event(args) => block_on(operator::event::run(args))?,
         Command::Tail(args) => block_on(operator::tail::run(*args))?,
     }

@@ -13,7 +13,7 @@ use clap::Args;
 use qrelay_proto::v1::{
     code_service_client::CodeServiceClient, conversion_service_client::ConversionServiceClient,
     endpoint_service_client::EndpointServiceClient, event_service_client::EventServiceClient,
-    tenant_service_client::TenantServiceClient,
+    replay_service_client::ReplayServiceClient, tenant_service_client::TenantServiceClient,
 };
 use rustls::{
     RootCertStore,
@@ -170,6 +170,11 @@ impl Session {
     /// Conversions.
     pub(crate) fn conversions(&self) -> ConversionServiceClient<Authorized> {
         ConversionServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// Replays.
+    pub(crate) fn replays(&self) -> ReplayServiceClient<Authorized> {
+        ReplayServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
     /// Events.

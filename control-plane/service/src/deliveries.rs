@@ -1,6 +1,6 @@
 //! Deliveries: what became of an endpoint's events, from the attempt log.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use qrelay_proto::v1;
 use qrelay_store::{
@@ -15,7 +15,7 @@ use tonic::Status;
 use crate::{
     api::Api,
     caller::Caller,
-    endpoints,
+    command, endpoints,
     events::{self, Renderer},
     page::{self, Bound},
     refusal::{self, Violations},
@@ -134,15 +134,7 @@ pub(crate) async fn retry(
         created_at: now,
         result: None,
     };
-    if !api.store.put_command(&command).await.map_err(refusal::store)? {
-        let message = "too many commands wait for this endpoint's sender";
-        return Err(refusal::too_fast(
-            "COMMANDS_PENDING",
-            message,
-            Duration::from_secs(1),
-        ));
-    }
-    api.store.hints().partition(endpoint.home).publish_command();
+    command::put(api, &command).await?;
     let last = AttemptRow {
         status: DeliveryStatus::Retrying,
         next_attempt_at: Some(now),

@@ -8,13 +8,10 @@ use qrelay_store::{
     limits,
     store::{AttemptRow, Command, CommandKind, CommandResult, DeliveryStatus},
 };
-use tokio::time::{Duration, Instant, timeout_at};
+use tokio::time::Instant;
 use tonic::Status;
 
-use crate::{api::Api, caller::Caller, endpoints, refusal};
-
-/// The store is looked at without a hint, too: the owner may be another process.
-const POLL: Duration = Duration::from_millis(250);
+use crate::{api::Api, caller::Caller, command, endpoints, refusal};
 
 /// TestEndpoint.
 pub(crate) async fn run(
@@ -34,34 +31,12 @@ pub(crate) async fn run(
         created_at: api.now(),
         result: None,
     };
-    let hints = api.store.hints().partition(endpoint.home);
-    let mut finished = hints.commands();
-    if !api.store.put_command(&command).await.map_err(refusal::store)? {
-        let message = "too many tests wait for this endpoint's sender";
-        return Err(refusal::too_fast(
-            "COMMANDS_PENDING",
-            message,
-            Duration::from_secs(1),
-        ));
-    }
-    hints.publish_command();
-    loop {
-        finished.borrow_and_update();
-        let found = api
-            .store
-            .command(command.partition, command.id)
-            .await
-            .map_err(refusal::store)?;
-        if let Some(result) = found.and_then(|command| command.result) {
-            return answer(api, result);
-        }
-        let until = deadline.min(Instant::now() + POLL);
-        // Both a hint and the passing of time mean: look again.
-        if timeout_at(until, finished.changed()).await.is_err() && Instant::now() >= deadline {
-            return Err(Status::deadline_exceeded(
-                "no outcome of the test is known after 10 s",
-            ));
-        }
+    command::put(api, &command).await?;
+    match command::outcome(api, &command, deadline).await? {
+        Some(result) => answer(api, result),
+        None => Err(Status::deadline_exceeded(
+            "no outcome of the test is known after 10 s",
+        )),
     }
 }
 

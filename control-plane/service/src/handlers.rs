@@ -6,13 +6,13 @@ use std::sync::Arc;
 use qrelay_proto::v1::{
     self, code_service_server::CodeService, conversion_service_server::ConversionService,
     endpoint_service_server::EndpointService, event_service_server::EventService,
-    tenant_service_server::TenantService,
+    replay_service_server::ReplayService, tenant_service_server::TenantService,
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
     api::Api, api_keys, caller::Caller, codes, conversions, deliveries, endpoint_preview, endpoint_test,
-    endpoints, events, refusal, streams, tenants, usage,
+    endpoints, events, refusal, replays, streams, tenants, usage,
 };
 
 /// The services.
@@ -77,6 +77,13 @@ serve!(EndpointService {
 
 serve!(ConversionService {
     create_conversion: v1::CreateConversionRequest => v1::Conversion = conversions::create,
+});
+
+serve!(ReplayService {
+    create_replay: v1::CreateReplayRequest => v1::Replay = replays::create,
+    list_replays: v1::ListReplaysRequest => v1::ListReplaysResponse = replays::list,
+    get_replay: v1::GetReplayRequest => v1::Replay = replays::read,
+    cancel_replay: v1::CancelReplayRequest => v1::Replay = replays::cancel,
 });
 
 serve!(EventService {

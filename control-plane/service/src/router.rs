@@ -8,7 +8,7 @@ use qrelay_proto::{
     v1::{
         code_service_server::CodeServiceServer, conversion_service_server::ConversionServiceServer,
         endpoint_service_server::EndpointServiceServer, event_service_server::EventServiceServer,
-        tenant_service_server::TenantServiceServer,
+        replay_service_server::ReplayServiceServer, tenant_service_server::TenantServiceServer,
     },
 };
 use qrelay_rest::{FieldRange, OpenApiInfo, Transcoder};
@@ -37,10 +37,11 @@ pub enum BuildError {
 }
 
 /// The services that health answers for.
-pub(crate) const SERVICES: [&str; 5] = [
+pub(crate) const SERVICES: [&str; 6] = [
     "qrelay.v1.TenantService",
     "qrelay.v1.CodeService",
     "qrelay.v1.EndpointService",
+    "qrelay.v1.ReplayService",
     "qrelay.v1.EventService",
     "qrelay.v1.ConversionService",
 ];
@@ -66,6 +67,7 @@ where
         .add_service(CodeServiceServer::new(handlers.clone()).max_decoding_message_size(bytes_max))
         .add_service(EndpointServiceServer::new(handlers.clone()).max_decoding_message_size(bytes_max))
         .add_service(ConversionServiceServer::new(handlers.clone()).max_decoding_message_size(bytes_max))
+        .add_service(ReplayServiceServer::new(handlers.clone()).max_decoding_message_size(bytes_max))
         .add_service(EventServiceServer::new(handlers).max_decoding_message_size(bytes_max))
         .prepare()
         .into_axum_router()

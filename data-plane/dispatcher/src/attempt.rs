@@ -23,7 +23,7 @@ use tokio::{
 use crate::{
     bodies::{Bodies, NoBody},
     exchange::{Aborted, Exchanger, Outcome, Permit, Phases, Request},
-    pace::{Count, Pace},
+    pace::{Count, Pace, SharedLimit},
     payloads::Payloads,
     permits::Room,
     secrets::Signers,
@@ -65,6 +65,8 @@ pub struct Attempt {
     pub event_type: EventType,
     /// When the delivery's first attempt began, if this is not it.
     pub first_at: Option<Timestamp>,
+    /// The limit of the replay that it is of.
+    pub replay: Option<SharedLimit>,
 }
 
 /// How it went.
@@ -157,7 +159,8 @@ impl Sender {
             headers,
             body,
         };
-        let outcome = self.exchanger.attempt(request, gate(attempt.pace, until)).await;
+        let permit = gate(attempt.pace, attempt.replay, until);
+        let outcome = self.exchanger.attempt(request, permit).await;
         match outcome {
             Ok(outcome) => Ok((outcome, code)),
             Err(Aborted) => {
@@ -170,12 +173,12 @@ impl Sender {
 
 /// Asked as the first byte goes out. The lease is looked at before each permit is asked for, so that a permit that was
 /// given is used.
-async fn gate(pace: Arc<Pace>, until: watch::Receiver<Instant>) -> Permit {
+async fn gate(pace: Arc<Pace>, replay: Option<SharedLimit>, until: watch::Receiver<Instant>) -> Permit {
     loop {
         if Instant::now() >= *until.borrow() {
             return Permit::Abort;
         }
-        match pace.take(Count::Gate) {
+        match pace.take_within(replay.as_ref(), Count::Gate) {
             None => return Permit::Go,
             Some(at) => sleep_until(at).await,
         }

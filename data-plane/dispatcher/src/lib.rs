@@ -18,6 +18,7 @@ pub mod paces;
 pub mod payloads;
 pub mod permits;
 pub mod queue;
+pub mod replay_paces;
 pub mod run;
 pub mod schedule;
 pub mod secrets;

@@ -21,6 +21,8 @@ const NOT_MADE: &str = "qrelay_delivery_attempts_not_made_total";
 const FILTER_FAILED: &str = "qrelay_filter_failures_total";
 const FILTER_UNDECIDED: &str = "qrelay_filter_undecided_total";
 
+const REPLAYS: &str = "qrelay_replays_running";
+
 /// Describes all metrics of the deliverer. To be called once a recorder is installed.
 pub fn describe() {
     describe_counter!(
@@ -51,6 +53,7 @@ pub fn describe() {
         CHECKPOINTS,
         "Saves of checkpoints, by result: applied, never, unknown or fenced."
     );
+    describe_gauge!(REPLAYS, "Replays under way, by partition.");
     describe_gauge!(LEASES, "Partitions that this process holds.");
     describe_counter!(
         DAMAGED,
@@ -126,6 +129,11 @@ pub(crate) fn waiting(
         gauge!(WAITING, "partition" => partition.to_string(), "cause" => cause).set(f64::from(count));
     }
     gauge!(LAG, "partition" => partition.to_string()).set(oldest.as_secs_f64());
+}
+
+pub(crate) fn replays(partition: PartitionId, count: usize) {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    gauge!(REPLAYS, "partition" => partition.to_string()).set(f64::from(count));
 }
 
 pub(crate) fn unreadable(what: &'static str) {

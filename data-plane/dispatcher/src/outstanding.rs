@@ -14,14 +14,14 @@ use qrelay_store::{
     checkpoint::{RowKey, RowKind},
     clock::Timestamp,
     event::EventType,
-    id::{CodeId, EndpointId, EventAddress},
+    id::{CodeId, EndpointId, EventAddress, ReplayId},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::usage::UsageDelta;
 
 const VERSION: u8 = 2;
-/// Without codes.
+/// Without codes and replays.
 const VERSION_FIRST: u8 = 1;
 
 /// Names a chunk: the claim that wrote it, and its number within the claim. Ordered by age.
@@ -66,6 +66,15 @@ pub enum InvalidChunk {
     Body,
 }
 
+/// To which replay a delivery belongs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Part {
+    /// The replay.
+    pub of: ReplayId,
+    /// Whether an attempt was made for it.
+    pub sent: bool,
+}
+
 /// One outstanding delivery, as it was when its chunk was written.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Entry {
@@ -85,6 +94,8 @@ pub struct Entry {
     pub due: Timestamp,
     /// The code whose other events wait for this one, if their endpoint wants an order.
     pub code: Option<CodeId>,
+    /// The replay that it belongs to.
+    pub replay: Option<Part>,
 }
 
 /// An entry as the first release wrote it.
@@ -110,6 +121,7 @@ impl From<EntryFirst> for Entry {
             first_at: first.first_at,
             due: first.due,
             code: None,
+            replay: None,
         }
     }
 }
@@ -384,22 +396,29 @@ mod tests {
             any::<u32>(),
             first_at,
             0_i64..9_999_999_999_999,
+            proptest::option::of((any::<[u8; 20]>(), any::<bool>())),
         )
             .prop_map(
-                |(endpoint, (partition, writer, seq, index), event_type, attempts, first_at, due)| Entry {
-                    endpoint: EndpointId::from_bytes(endpoint),
-                    event: EventAddress {
-                        partition: PartitionId::new(partition),
-                        writer: WriterId::from_u64(writer),
-                        seq: Seq::new(seq),
-                        index,
-                    },
-                    event_type,
-                    recorded_at: Timestamp::from_millis(due),
-                    attempts,
-                    first_at: first_at.map(Timestamp::from_millis),
-                    due: Timestamp::from_millis(due),
-                    code: (attempts % 2 == 0).then_some(CodeId::from_bytes(endpoint)),
+                |(endpoint, (partition, writer, seq, index), event_type, attempts, first_at, due, replay)| {
+                    Entry {
+                        endpoint: EndpointId::from_bytes(endpoint),
+                        event: EventAddress {
+                            partition: PartitionId::new(partition),
+                            writer: WriterId::from_u64(writer),
+                            seq: Seq::new(seq),
+                            index,
+                        },
+                        event_type,
+                        recorded_at: Timestamp::from_millis(due),
+                        attempts,
+                        first_at: first_at.map(Timestamp::from_millis),
+                        due: Timestamp::from_millis(due),
+                        code: (attempts % 2 == 0).then_some(CodeId::from_bytes(endpoint)),
+                        replay: replay.map(|(id, sent)| Part {
+                            of: ReplayId::from_bytes(id),
+                            sent,
+                        }),
+                    }
                 },
             )
     }
@@ -419,6 +438,7 @@ mod tests {
             first_at: Some(at),
             due: at,
             code: None,
+            replay: None,
         };
         assert_eq!(decode(&body).unwrap(), [entry]);
     }

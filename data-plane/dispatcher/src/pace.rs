@@ -163,7 +163,7 @@ fn quota(rate: RateLimit) -> (Quota, NonZeroU32) {
     (quota.allow_burst(burst), burst)
 }
 
-/// A limit that several endpoints share: a tenant's.
+/// A limit that several endpoints share: a tenant's; or the requests of one replay.
 #[derive(Clone, Debug, Default)]
 pub struct SharedLimit(Arc<Mutex<Option<Limit>>>);
 
@@ -171,6 +171,13 @@ impl SharedLimit {
     /// The limit from now on. An unchanged one goes on counting.
     pub fn set(&self, rate: Option<RateLimit>) {
         change(&mut lock(&self.0), rate);
+    }
+
+    /// When a request may begin, if that is not now. Uses up nothing.
+    pub fn peek(&self, count: Count) -> Option<Instant> {
+        lock(&self.0)
+            .as_ref()
+            .and_then(|limit| limit.ask(count, Look::Peek))
     }
 
     /// Whether an endpoint's pace still holds it.
@@ -213,20 +220,27 @@ impl Pace {
 
     /// When a request may begin, if that is not now. Uses up nothing.
     pub fn peek(&self, count: Count) -> Option<Instant> {
-        self.ask(count, Look::Peek)
+        self.ask(None, count, Look::Peek)
     }
 
     /// Begins a request: none when it may, and its permit is used up; else when to ask again.
     pub fn take(&self, count: Count) -> Option<Instant> {
-        self.ask(count, Look::Take)
+        self.take_within(None, count)
     }
 
-    fn ask(&self, count: Count, look: Look) -> Option<Instant> {
+    /// The same for a request that has one more limit to pass.
+    pub fn take_within(&self, more: Option<&SharedLimit>, count: Count) -> Option<Instant> {
+        self.ask(more, count, Look::Take)
+    }
+
+    fn ask(&self, more: Option<&SharedLimit>, count: Count, look: Look) -> Option<Instant> {
         let limits = lock(&self.0);
-        // Always in this order, endpoint and then tenant, so that nobody waits for each other.
+        // Always in this order, endpoint, tenant and then replay, so that nobody waits for each other.
         let shared = lock(&limits.shared.0);
+        let more = more.map(|more| lock(&more.0));
+        let more = more.as_ref().and_then(|more| more.as_ref());
         let all = [&limits.own, &limits.probation, &*shared];
-        let all = all.into_iter().flatten();
+        let all = all.into_iter().flatten().chain(more);
         // First all are asked, then all are taken from.
         let wait = all.clone().filter_map(|limit| limit.ask(count, Look::Peek)).max();
         if wait.is_some() || look == Look::Peek {

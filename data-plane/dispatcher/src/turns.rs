@@ -9,16 +9,20 @@ use std::{
     sync::Arc,
 };
 
-use qrelay_store::{id::EndpointId, limits::PACE_UNKNOWN_PAUSE};
+use qrelay_store::{
+    id::{EndpointId, ReplayId},
+    limits::PACE_UNKNOWN_PAUSE,
+};
 use tokio::time::Instant;
 
 use crate::{
     health,
     ledger::{Ledger, feed::Moment, sending::Job},
-    pace::{Count, Pace},
+    pace::{Count, Pace, SharedLimit},
     paces::Paces,
     permits::{Permits, Room},
     queue::Class,
+    replay_paces::{May, ReplayPaces},
 };
 
 #[cfg(test)]
@@ -29,6 +33,8 @@ mod tests;
 pub struct Turns {
     /// What requests must pass.
     pub paces: Paces,
+    /// What those of replays must pass beside.
+    pub replays: ReplayPaces,
     permits: Permits,
     ready: VecDeque<EndpointId>,
     in_ready: HashSet<EndpointId>,
@@ -49,6 +55,8 @@ pub struct Go {
     pub pace: Arc<Pace>,
     /// Its room in the shard.
     pub room: Room,
+    /// The limit of the replay that it is of.
+    pub replay: Option<SharedLimit>,
 }
 
 /// What a turn came to.
@@ -66,6 +74,7 @@ impl Turns {
     pub fn new(permits: Permits) -> Self {
         Self {
             paces: Paces::default(),
+            replays: ReplayPaces::default(),
             permits,
             ready: VecDeque::new(),
             in_ready: HashSet::new(),
@@ -129,7 +138,14 @@ impl Turns {
         let now = at.now;
         ledger.ripen(endpoint, now);
         let classes = [Class::Fresh, Class::Retry];
-        if !classes.iter().any(|class| ledger.is_ready(endpoint, *class)) {
+        let live = classes.iter().any(|class| ledger.is_ready(endpoint, *class));
+        // What live events leave is for replays.
+        let replay = if live {
+            None
+        } else {
+            self.next_replay(ledger, endpoint)
+        };
+        if !live && replay.is_none() {
             ledger.pace(endpoint, None);
             if let Some(at) = ledger.wake_at(endpoint).filter(|at| *at > now) {
                 self.wake(at, endpoint);
@@ -157,10 +173,16 @@ impl Turns {
             return Turn::NoRoom;
         };
         let allowed = |class| class == Class::Fresh || room.class() == Class::Retry;
-        let Some(job) = ledger.start(endpoint, now, allowed) else {
+        let job = match replay {
+            Some(replay) if room.class() == Class::Retry => ledger.start_replay(replay),
+            Some(_) => None,
+            None => ledger.start(endpoint, now, allowed),
+        };
+        let Some(job) = job else {
             return Turn::NoRoom;
         };
-        if let Some(until) = pace.take(Count::Plan) {
+        let replay = replay.and_then(|replay| self.replays.of(ledger, replay));
+        if let Some(until) = pace.take_within(replay.as_ref(), Count::Plan) {
             // It was let go just now, and nobody else takes from it in between; its gate would hold it anyway.
             debug_assert!(false, "a permit vanished until {until:?}");
         }
@@ -170,6 +192,23 @@ impl Turns {
             room.for_fresh()
         };
         let room = room.begin();
-        Turn::Go(Box::new(Go { job, pace, room }))
+        Turn::Go(Box::new(Go {
+            job,
+            pace,
+            room,
+            replay,
+        }))
+    }
+
+    /// Of which replay an endpoint's next delivery is: none when nothing of them may be sent now.
+    fn next_replay(&mut self, ledger: &Ledger, endpoint: EndpointId) -> Option<ReplayId> {
+        for replay in ledger.replays_ready(endpoint) {
+            match self.replays.ask(ledger, replay) {
+                May::Now => return Some(replay),
+                May::WakeAt(at) => self.wake(at, endpoint),
+                May::Waits => {}
+            }
+        }
+        None
     }
 }

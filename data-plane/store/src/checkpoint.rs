@@ -6,7 +6,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Timestamp, event::EventType, id::EndpointId, record::Classification};
+use crate::{
+    clock::Timestamp,
+    event::EventType,
+    id::{ConfigSeq, EndpointId, ReplayId, Seq, WriterId},
+    record::Classification,
+};
 
 /// Names a row of a checkpoint.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -25,6 +30,14 @@ impl RowKey {
             id: endpoint.to_string(),
         }
     }
+
+    /// A replay.
+    pub fn replay(replay: ReplayId) -> Self {
+        Self {
+            kind: RowKind::Replay,
+            id: replay.to_string(),
+        }
+    }
 }
 
 /// The kinds of rows of a checkpoint.
@@ -39,9 +52,14 @@ pub enum RowKind {
     Health,
     /// [`UsageCounts`] by `tenant/YYYY-MM`.
     Usage,
+    /// [`ReplayRow`] by replay id.
+    Replay,
 }
 
 impl RowKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Run, Self::Chunk, Self::Health, Self::Usage, Self::Replay];
+
     /// As it is stored.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -49,6 +67,7 @@ impl RowKind {
             Self::Chunk => "chunk",
             Self::Health => "health",
             Self::Usage => "usage",
+            Self::Replay => "replay",
         }
     }
 }
@@ -238,4 +257,93 @@ impl UsageCounts {
         self.events += other.events;
         self.deliveries += other.deliveries;
     }
+}
+
+/// What a replay was asked to send.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ReplayRange {
+    /// Events recorded at this time or later.
+    pub start: Timestamp,
+    /// Events recorded before this time.
+    pub end: Timestamp,
+    /// The end that its caller gave; none for the time of the call.
+    #[serde(default)]
+    pub end_given: Option<Timestamp>,
+    /// Only those whose delivery to the endpoint was given up.
+    #[serde(default)]
+    pub only_failed: bool,
+    /// Requests a second at most, beside the endpoint's limits.
+    #[serde(default)]
+    pub per_second: Option<f64>,
+}
+
+impl ReplayRange {
+    /// Whether a caller who asks for `other` repeats what asked for this, perhaps at another time.
+    pub fn asks_the_same(&self, other: &Self) -> bool {
+        let asked = |range: &Self| (range.start, range.end_given, range.only_failed, range.per_second);
+        asked(self) == asked(other)
+    }
+}
+
+/// Where a batch stands in the order of time.
+pub type BatchKey = (Timestamp, WriterId, Seq);
+
+/// How far a replay has read: all of the configuration log first, then the partition's batches in order of time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReplayPosition {
+    /// The last row of the configuration log that was read.
+    pub config: ConfigSeq,
+    /// Whether there is none left.
+    pub config_read: bool,
+    /// The last batch that was read.
+    pub log: Option<BatchKey>,
+    /// The batch that followed it: if it is gone, retention came first.
+    pub next: Option<BatchKey>,
+    /// Whether there is none left in the range.
+    pub log_read: bool,
+    /// Events that were found for the endpoint.
+    pub found: u64,
+    /// Those that were on their way to it anyway.
+    pub skipped: u64,
+    /// Events recorded before this time left retention before they were read.
+    pub expired_before: Option<Timestamp>,
+}
+
+/// A replay, as its owner saves it: in the same checkpoint as the deliveries that it made outstanding.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ReplayRow {
+    /// What was asked for.
+    #[serde(flatten)]
+    pub range: ReplayRange,
+    /// When.
+    pub created_at: Timestamp,
+    /// How it stands.
+    pub state: ReplayState,
+    /// When it came to its end.
+    #[serde(default)]
+    pub ended_at: Option<Timestamp>,
+    /// How far it has read.
+    pub position: ReplayPosition,
+    /// Events of which an attempt was made.
+    #[serde(default)]
+    pub sent: u64,
+    /// Deliveries that succeeded.
+    #[serde(default)]
+    pub succeeded: u64,
+    /// Deliveries that were given up.
+    #[serde(default)]
+    pub failed: u64,
+}
+
+/// How a replay stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplayState {
+    /// It reads and sends.
+    Running,
+    /// All that it found was sent, and succeeded or was given up.
+    Done,
+    /// Its tenant ended it.
+    Cancelled,
 }

@@ -19,7 +19,7 @@ use futures::Future;
 use tokio::{sync::watch, task::spawn_blocking};
 
 use crate::{
-    checkpoint::{RowKey, UsageCounts},
+    checkpoint::{RowKey, RowKind, UsageCounts},
     clock::Timestamp,
     hints::Hints,
     id::{
@@ -30,8 +30,8 @@ use crate::{
     store::{
         AttemptRow, Attempts, Batch, Cas, Change, ChangeError, Changed, CheckpointDelta, CodeFilter, Command,
         CommandResult, Commands, ConfigChange, ConfigLog, ConfigRow, ConversionRow, Conversions,
-        DeliveryFilter, DeliveryPage, DeliveryPosition, Fence, Heads, Install, Lease, Leases, Log, Page,
-        Registry, Result, SharedStore, Store, StoreError, WriterRow,
+        DeliveryFilter, DeliveryPage, DeliveryPosition, Fence, Heads, Install, KnownDelivery, Lease, Leases,
+        Log, Page, Registry, Result, SharedStore, Store, StoreError, WriterRow,
     },
 };
 
@@ -64,6 +64,7 @@ pub enum Op {
     NextSeq,
     Tail,
     BatchesBefore,
+    BatchesAfter,
     ConfigHead,
     ConfigAfter,
     ConfigRow,
@@ -89,6 +90,7 @@ pub enum Op {
     Save,
     Checkpoint,
     CheckpointRow,
+    CheckpointRows,
     Usage,
     PutChunk,
     Chunk,
@@ -96,6 +98,7 @@ pub enum Op {
     RecordAttempts,
     Deliveries,
     Attempts,
+    DeliveriesOfBatch,
     PutCommand,
     PendingCommands,
     FinishCommand,
@@ -369,6 +372,7 @@ pass_on!(Log {
     NextSeq: fn next_seq(partition: PartitionId, writer: WriterId, after: Seq) -> Result<Option<Seq>>;
     Tail: fn tail(partition: PartitionId, writer: WriterId, after: Seq) -> Result<Seq>;
     BatchesBefore: fn batches_before(partition: PartitionId, before: Option<(Timestamp, WriterId, Seq)>, limit: usize) -> Result<Vec<Batch>>;
+    BatchesAfter: fn batches_after(partition: PartitionId, after: (Timestamp, WriterId, Seq), limit: usize) -> Result<Vec<Batch>>;
 });
 
 pass_on!(ConfigLog {
@@ -403,6 +407,7 @@ pass_on!(Leases {
     Save: fn save(partition: PartitionId, expected: Fence, beat: u64, delta: &CheckpointDelta) -> Result<Cas>;
     Checkpoint: fn checkpoint(partition: PartitionId) -> Result<(Option<Lease>, BTreeMap<RowKey, String>)>;
     CheckpointRow: fn checkpoint_row(partition: PartitionId, key: &RowKey) -> Result<Option<String>>;
+    CheckpointRows: fn checkpoint_rows(partition: PartitionId, kind: RowKind, prefix: &str) -> Result<Vec<(String, String)>>;
     Usage: fn usage(tenant: TenantId, month: &str) -> Result<UsageCounts>;
     PutChunk: fn put_chunk(partition: PartitionId, name: &str, body: Bytes) -> Result<()>;
     Chunk: fn chunk(partition: PartitionId, name: &str) -> Result<Option<Bytes>>;
@@ -413,6 +418,7 @@ pass_on!(Attempts {
     RecordAttempts: fn record_attempts(rows: Vec<AttemptRow>) -> Result<()>;
     Deliveries: fn find_deliveries(endpoint: EndpointId, filter: &DeliveryFilter, before: Option<DeliveryPosition>, limit: usize) -> Result<DeliveryPage>;
     Attempts: fn attempts(endpoint: EndpointId, first_at: Timestamp, event: EventAddress) -> Result<Vec<AttemptRow>>;
+    DeliveriesOfBatch: fn deliveries_of_batch(endpoint: EndpointId, partition: PartitionId, writer: WriterId, seq: Seq) -> Result<Vec<KnownDelivery>>;
 });
 
 pass_on!(Commands {

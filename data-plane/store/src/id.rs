@@ -139,11 +139,48 @@ resource_id!(/** A signing secret's row; not a secret. */ SecretId, "sec_");
 resource_id!(/** A command to a partition's owner. */ CommandId, "cmd_");
 resource_id!(/** A dispatcher process start. */ OwnerId, "own_");
 resource_id!(/** A run: a cursor through the log with the endpoints that it feeds. */ RunId, "run_");
+opaque_id!(/** A replay of an endpoint's events: the endpoint, and 80 bits of its own. */ ReplayId, 20, "rpl_");
 opaque_id!(
     /** An event: its [`EventAddress`] enciphered. Equal to `webhook-id` and `x-qrelay-scan`. */
     EventId, 16, "evt_"
 );
 opaque_id!(/** A delivery: event, endpoint and first attempt, enciphered. */ DeliveryId, 32, "dlv_");
+
+impl ReplayId {
+    /// A new one for an endpoint.
+    pub fn random(endpoint: EndpointId) -> Self {
+        Self::of(endpoint, random())
+    }
+
+    /// The one of an endpoint with these bytes.
+    pub fn of(endpoint: EndpointId, own: [u8; 10]) -> Self {
+        let mut bytes = [0; 20];
+        bytes[..10].copy_from_slice(endpoint.as_bytes());
+        bytes[10..].copy_from_slice(&own);
+        Self(bytes)
+    }
+
+    /// Whose events it replays.
+    pub fn endpoint(&self) -> EndpointId {
+        EndpointId::from_bytes(self.half(0))
+    }
+
+    /// What tells it from the endpoint's other replays.
+    pub fn own(&self) -> [u8; 10] {
+        self.half(10)
+    }
+
+    /// What the text form of all replays of an endpoint begins with.
+    pub fn prefix_of(endpoint: EndpointId) -> String {
+        format!("{}{}", Self::PREFIX, base32(endpoint.as_bytes()))
+    }
+
+    fn half(&self, from: usize) -> [u8; 10] {
+        let mut half = [0; 10];
+        half.copy_from_slice(&self.0[from..from + 10]);
+        half
+    }
+}
 
 /// One process start that records events. New and random at every start, so that a sequence number is never
 /// used again with other bytes. 48 bits.

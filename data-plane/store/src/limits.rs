@@ -182,6 +182,19 @@ pub const DISABLE_AFTER_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 pub const DISABLE_AFTER_MIN: Duration = Duration::from_secs(60);
 /// Failures in a row that degrade: more is never.
 pub const DEGRADE_AFTER_MAX: u32 = 1000;
+/// Replays of one endpoint under way at once: they share what its live events leave.
+pub const REPLAYS_UNDER_WAY_MAX: usize = 4;
+/// Replays of one endpoint that are over and remembered, 0.5 KiB each: enough to see what was done lately.
+pub const REPLAYS_KEPT: usize = 20;
+/// Deliveries of a replay that wait for their first attempt, a batch's more at most: enough to keep its connections busy
+/// between saves, which are what admits them.
+pub const REPLAY_WINDOW: usize = 2048;
+/// Reads for replays under way at once, per partition: the live ones come first.
+pub const REPLAY_READS_MAX: usize = 2;
+/// Batches that one read for a replay brings, of at most [`BATCH_BYTES_MAX`] each.
+pub const REPLAY_BATCHES_PER_READ: usize = 8;
+/// Requests a second of a replay at least: below that nobody waits for its end.
+pub const REPLAY_PER_SECOND_MIN: f64 = 0.01;
 /// Connecting to a receiver.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// One exchange, connect included.

@@ -13,13 +13,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    checkpoint::{HealthChange, RowKey, RowKind, UsageCounts},
+    checkpoint::{HealthChange, ReplayRange, RowKey, RowKind, UsageCounts},
     clock::Timestamp,
     event::EventType,
     hints::Hints,
     id::{
         CodeId, CommandId, ConfigSeq, EndpointId, EventAddress, IdCipher, KeyId, OwnerId, PartitionId,
-        SecretId, Seq, TenantId, WriterId,
+        ReplayId, SecretId, Seq, TenantId, WriterId,
     },
     model::{ApiKey, Code, Endpoint, EventPattern, Resource, ResourceId, SecretRow, ShortLink, Tenant},
     target::TargetUrl,
@@ -157,6 +157,14 @@ pub trait Log: Send + Sync {
         &self,
         partition: PartitionId,
         before: Option<(Timestamp, WriterId, Seq)>,
+        limit: usize,
+    ) -> Result<Vec<Batch>>;
+
+    /// The same forwards in time: ascending, strictly above `after`.
+    async fn batches_after(
+        &self,
+        partition: PartitionId,
+        after: (Timestamp, WriterId, Seq),
         limit: usize,
     ) -> Result<Vec<Batch>>;
 }
@@ -499,6 +507,14 @@ pub trait Leases: Send + Sync {
     /// One row of a checkpoint.
     async fn checkpoint_row(&self, partition: PartitionId, key: &RowKey) -> Result<Option<String>>;
 
+    /// Rows of a checkpoint of one kind whose ids begin with `prefix`, in order of id.
+    async fn checkpoint_rows(
+        &self,
+        partition: PartitionId,
+        kind: RowKind,
+        prefix: &str,
+    ) -> Result<Vec<(String, String)>>;
+
     /// Sums what partitions counted of a tenant in a month (`YYYY-MM`).
     async fn usage(&self, tenant: TenantId, month: &str) -> Result<UsageCounts>;
 
@@ -583,6 +599,19 @@ pub struct DeliverySummary {
     pub attempts: u32,
 }
 
+/// A delivery, as far as sending it again needs it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KnownDelivery {
+    /// The event's index in its batch.
+    pub index: u16,
+    /// When the first attempt began.
+    pub first_at: Timestamp,
+    /// The last attempt's number.
+    pub attempts: u32,
+    /// How it stands after that.
+    pub status: DeliveryStatus,
+}
+
 /// Which deliveries to list. Empty fields do not filter; all but the times look at the last attempt's row.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct DeliveryFilter {
@@ -655,6 +684,16 @@ pub trait Attempts: Send + Sync {
         first_at: Timestamp,
         event: EventAddress,
     ) -> Result<Vec<AttemptRow>>;
+
+    /// What became of one batch's events at an endpoint, in order of their index. An event that was delivered under
+    /// several ids, because a crash repeated it, is there once: as the latest of them.
+    async fn deliveries_of_batch(
+        &self,
+        endpoint: EndpointId,
+        partition: PartitionId,
+        writer: WriterId,
+        seq: Seq,
+    ) -> Result<Vec<KnownDelivery>>;
 }
 
 // ---- Commands ----
@@ -679,13 +718,26 @@ pub enum CommandKind {
         /// The last attempt that the caller knew of.
         after: u32,
     },
+    /// Send the events of a range again, beside the live ones. Stays pending until a checkpoint holds the replay.
+    Replay {
+        /// Which, and to whom.
+        replay: ReplayId,
+        /// What.
+        range: ReplayRange,
+    },
+    /// End a replay. Stays pending until a checkpoint says so.
+    CancelReplay {
+        /// Which.
+        replay: ReplayId,
+    },
 }
 
 impl CommandKind {
     /// The endpoint that it is about.
-    pub const fn endpoint(&self) -> EndpointId {
+    pub fn endpoint(&self) -> EndpointId {
         match self {
             Self::Test { endpoint } | Self::Retry { endpoint, .. } => *endpoint,
+            Self::Replay { replay, .. } | Self::CancelReplay { replay } => replay.endpoint(),
         }
     }
 }

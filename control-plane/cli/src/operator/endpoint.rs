@@ -6,7 +6,7 @@ use clap::{Subcommand, ValueEnum};
 use qrelay_proto::v1;
 use secrecy::ExposeSecret;
 
-use super::{EtagArgs, Mask, PageArgs, RequestArgs, delivery, when};
+use super::{EtagArgs, Mask, PageArgs, RequestArgs, delivery, replay, when};
 use crate::{
     failure::Failure,
     output::{Column, Output},
@@ -62,6 +62,13 @@ enum Action {
     },
     /// Give it a new signing secret, which is shown only now; the old one ends at once or after --overlap
     Rotate(Rotate),
+    /// Send the events of a time range again, beside the live ones
+    Replay(replay::Create),
+    /// List an endpoint's replays, newest first
+    Replays {
+        /// The endpoint's id
+        id: String,
+    },
     /// List an endpoint's deliveries, newest first
     Deliveries {
         /// The endpoint's id
@@ -270,6 +277,18 @@ async fn act(action: Action, tenant_id: String, session: &Session, out: &mut Out
         }
         Action::Test { id } => test(id, tenant_id, session, out).await?,
         Action::Rotate(args) => rotate(args.into_request(tenant_id)?, session, out).await?,
+        Action::Replay(create) => {
+            let request = create.into_request(tenant_id);
+            out.one(session.replays().create_replay(call(request)).await?.get_ref())?;
+        }
+        Action::Replays { id } => {
+            let request = v1::ListReplaysRequest {
+                endpoint_id: id,
+                tenant_id,
+            };
+            let replays = session.replays().list_replays(call(request)).await?;
+            out.page(replays.get_ref(), &replay::COLUMNS)?;
+        }
         Action::Deliveries { id, filter, page } => {
             let (page_size, page_token) = (page.page_size, page.page_token);
             let request = v1::ListDeliveriesRequest {

@@ -7,6 +7,7 @@ pub(crate) mod delivery;
 pub(crate) mod endpoint;
 pub(crate) mod event;
 pub(crate) mod key;
+pub(crate) mod replay;
 pub(crate) mod tail;
 pub(crate) mod tenant;
 pub(crate) mod when;

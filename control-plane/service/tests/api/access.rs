@@ -71,6 +71,7 @@ async fn world(api: &Api) -> World {
     let event = event_of(api, &code).await;
     let delivery = delivery_of(api, &endpoint, event).await;
     let event = api.store.install().ids.event_id(event).to_string();
+    let replay = crate::replays::one_that_is_over(api, &endpoint).await;
     let ids = BTreeMap::from([
         ("Tenant", tenant.clone()),
         ("ApiKey", key_id),
@@ -78,6 +79,7 @@ async fn world(api: &Api) -> World {
         ("Endpoint", endpoint.clone()),
         ("Delivery", delivery),
         ("Event", event),
+        ("Replay", replay),
         ("endpoint_id", endpoint),
         ("tenant_id", tenant.clone()),
         ("short_id", short_id),
@@ -141,11 +143,11 @@ fn request(rpc: &MethodDescriptor, world: &World) -> DynamicMessage {
     let mut message = DynamicMessage::new(rpc.input());
     for field in rpc.input().fields() {
         let name = field.name().to_owned();
-        let resource = ["Tenant", "ApiKey", "Code", "Endpoint", "Delivery", "Event"]
-            .into_iter()
-            .rfind(|kind| {
-                rpc.name().contains(kind) || (rpc.name().contains("Secret") && *kind == "Endpoint")
-            });
+        let resource = [
+            "Tenant", "ApiKey", "Code", "Endpoint", "Delivery", "Event", "Replay",
+        ]
+        .into_iter()
+        .rfind(|kind| rpc.name().contains(kind) || (rpc.name().contains("Secret") && *kind == "Endpoint"));
         let text = match name.as_str() {
             "id" => world.ids.get(resource.expect("an RPC with an id says of what")),
             "tenant_id" | "endpoint_id" => world.ids.get(name.as_str()),
@@ -169,6 +171,9 @@ fn request(rpc: &MethodDescriptor, world: &World) -> DynamicMessage {
                     ("url", Value::String("https://hooks.example.com/".into())),
                     ("events", Value::List(vec![Value::String("*".into())])),
                 ],
+                "Timestamp" if rpc.name() == "CreateReplay" && name == "start_time" => {
+                    &[("seconds", Value::I64(1))]
+                }
                 _ => continue,
             };
             filled
@@ -314,7 +319,7 @@ async fn each_role_may_do_what_the_contract_says_and_no_more() {
     let api = Api::start().await;
     let _owner = owner(&api).drop_guard();
     for rpc in &rpcs() {
-        let allowed = if rpc.name() == "TestEndpoint" {
+        let allowed = if ["TestEndpoint", "CreateReplay"].contains(&rpc.name()) {
             Code::FailedPrecondition
         } else {
             Code::Ok

@@ -14,5 +14,6 @@ mod payloads;
 mod presets;
 mod preview;
 mod raw_grpc;
+mod replays;
 mod server;
 mod tenants;

@@ -8,7 +8,7 @@ use qrelay_store::{
 };
 use tokio::time::Instant;
 
-use super::{Ledger, Phase, Subscriber, settle::LAG_AFTER};
+use super::{Delivery, Ledger, Phase, Subscriber, settle::LAG_AFTER};
 
 impl Ledger {
     /// Brings every endpoint's backlog up to date; what changed is saved with the next plan.
@@ -103,8 +103,7 @@ fn reason(subscriber: &Subscriber, now: Instant) -> BacklogReason {
 
 fn oldest(subscriber: &Subscriber) -> Option<Timestamp> {
     let waiting = subscriber.deliveries.values();
-    let waiting =
-        waiting.filter(|delivery| matches!(delivery.phase, Phase::Fresh | Phase::Waiting | Phase::Behind));
+    let waiting = waiting.filter(|delivery| waits(delivery));
     let here = waiting.map(|delivery| delivery.recorded_at).min();
     let behind = subscriber.own.as_ref().and_then(|own| own.behind_since);
     match (here, behind) {
@@ -122,8 +121,13 @@ fn next_send(subscriber: &Subscriber, reason: BacklogReason) -> Option<Timestamp
         }
         BacklogReason::Degraded | BacklogReason::Retrying | BacklogReason::CatchingUp => {
             let waiting = subscriber.deliveries.values();
-            let waiting = waiting.filter(|delivery| matches!(delivery.phase, Phase::Fresh | Phase::Waiting));
+            let waiting = waiting.filter(|delivery| waits(delivery));
             waiting.map(|delivery| delivery.due).min()
         }
     }
+}
+
+/// Replays are told of by themselves.
+fn waits(delivery: &Delivery) -> bool {
+    delivery.replay.is_none() && matches!(delivery.phase, Phase::Fresh | Phase::Waiting)
 }

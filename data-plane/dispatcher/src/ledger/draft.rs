@@ -3,10 +3,11 @@
 //! Whatever belongs together finds room together or not at all: a batch that a cursor passes with the entries of its
 //! undone deliveries and its usage; a rewritten delivery with its old entry's bit; a done-map with its usage.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use qrelay_store::{
-    id::{EndpointId, EventAddress, Seq, TenantId},
+    checkpoint::ReplayPosition,
+    id::{EndpointId, EventAddress, ReplayId, Seq, TenantId},
     limits::{self, ENTRIES_PER_SAVE_MAX},
 };
 use tokio::time::Instant;
@@ -32,6 +33,8 @@ const CHUNK_ROW_BYTES: usize = 200;
 const USAGE_ROW_BYTES: usize = 150;
 /// From above: a key and what surrounds a run's cursor.
 const RUN_FRAME_BYTES: usize = 160;
+/// A replay's id and the frame of its row.
+const REPLAY_KEY_BYTES: usize = 64;
 /// What a save has for batches when the shared cursor's row is too large for it.
 const OVERSIZED_ROOM: usize = 32 * 1024;
 /// Sparse chunks that may stand before they are merged.
@@ -53,6 +56,8 @@ pub(super) struct Draft<'a> {
     passed: bool,
     starved: bool,
     oversized: bool,
+    replays: BTreeMap<ReplayId, Option<(String, ReplayPosition)>>,
+    replays_behind: Vec<ReplayId>,
 }
 
 /// How far a walk may take a batch.
@@ -87,6 +92,10 @@ pub(super) struct Finished {
     pub(super) starved: bool,
     /// The shared cursor alone is more than a save should have.
     pub(super) oversized: bool,
+    /// Rows of replays that changed; none where one is gone.
+    pub(super) replays: BTreeMap<ReplayId, Option<(String, ReplayPosition)>>,
+    /// Those among them that have read further than what this saves.
+    pub(super) replays_behind: Vec<ReplayId>,
 }
 
 impl<'a> Draft<'a> {
@@ -106,6 +115,8 @@ impl<'a> Draft<'a> {
             passed: false,
             starved: false,
             oversized: false,
+            replays: BTreeMap::new(),
+            replays_behind: Vec::new(),
         }
     }
 
@@ -223,6 +234,46 @@ impl<'a> Draft<'a> {
             }
         }
         self.limit = BYTES_MAX;
+    }
+
+    /// Replays: each is as far as it has read once all that it found has an entry; until then it stays where it was.
+    /// Returns where to go on next time, if not all found room.
+    pub(super) fn replays(&mut self) -> Option<ReplayId> {
+        let ledger = self.ledger;
+        self.limit = BITS_BYTES_MAX.max(self.spent);
+        let mut taken: HashMap<ReplayId, usize> = HashMap::new();
+        for (endpoint, event) in &ledger.recalled {
+            let subscriber = ledger.subscribers.get(endpoint);
+            let delivery = subscriber.and_then(|subscriber| subscriber.deliveries.get(event));
+            if let Some(part) = delivery.and_then(|delivery| delivery.replay)
+                && self.taken.contains(&(*endpoint, *event))
+            {
+                *taken.entry(part.of).or_default() += 1;
+            }
+        }
+        let none = ReplayId::of(EndpointId::from_bytes([0; 10]), [0; 10]);
+        let (from, changed) = (ledger.replay_turn.unwrap_or(none), &ledger.replays_changed);
+        let mut turn = None;
+        for id in changed.range(from..).chain(changed.range(..from)) {
+            let replay = ledger.replay(*id);
+            let complete = replay.is_none_or(|replay| taken.get(id).copied().unwrap_or(0) == replay.unsaved);
+            let row = replay.map(|replay| {
+                let row = replay.row_now(complete);
+                let text =
+                    serde_json::to_string(&row).expect("invariant: a replay's numbers and times make JSON");
+                (text, row.position)
+            });
+            if !self.spend(REPLAY_KEY_BYTES + row.as_ref().map_or(0, |(text, _)| text.len())) {
+                turn = Some(*id);
+                break;
+            }
+            if !complete {
+                self.replays_behind.push(*id);
+            }
+            self.replays.insert(*id, row);
+        }
+        self.limit = BYTES_MAX;
+        turn
     }
 
     /// Writes a saved delivery anew. Says whether it found room.
@@ -383,6 +434,8 @@ impl<'a> Draft<'a> {
             own: self.own,
             starved: self.starved,
             oversized: self.oversized,
+            replays: self.replays,
+            replays_behind: self.replays_behind,
         }
     }
 }

@@ -54,7 +54,8 @@ pub struct Verdicts {
 }
 
 impl Verdicts {
-    fn is_for(&self, event: &Seen, endpoint: &Endpoint) -> bool {
+    /// Whether an event is for an endpoint whose filter was judged.
+    pub fn is_for(&self, event: &Seen, endpoint: &Endpoint) -> bool {
         event.is_for(endpoint) && !self.refused.contains(&(event.index, endpoint.id))
     }
 }
@@ -274,6 +275,7 @@ impl Ledger {
             revision: 0,
             saved: None,
             recalled: false,
+            replay: None,
         };
         subscriber.deliveries.insert(event, delivery);
         self.undone += 1;

@@ -6,8 +6,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use qrelay_store::{
-    checkpoint::{BacklogReason, EndpointHealth, RowKey, RowKind},
-    id::{EndpointId, PartitionId},
+    checkpoint::{BacklogReason, EndpointHealth, ReplayRow, RowKey, RowKind},
+    id::{EndpointId, PartitionId, ReplayId},
     model::{Endpoint, Ordering},
 };
 
@@ -58,11 +58,13 @@ impl Ledger {
         let mut ledger = Self::new(partition, epoch);
         let mut damage = Damage::default();
         let (mut runs, mut healths) = (BTreeMap::new(), BTreeMap::new());
+        let mut replays = BTreeMap::new();
         for (key, row) in loaded.rows {
             let understood = match key.kind {
                 RowKind::Run => load_run(&key.id, row, &mut runs),
                 RowKind::Health => ledger.load_health(&key, &row, &mut healths),
                 RowKind::Usage => ledger.totals.load(&key, &row),
+                RowKind::Replay => load_replay(&key.id, row, &mut replays),
                 // Chunks come with their bodies.
                 RowKind::Chunk => true,
             };
@@ -76,6 +78,10 @@ impl Ledger {
         }
         ledger.health_changed.extend(healths.into_keys());
         ledger.load_runs(runs);
+        for (id, (row, text)) in replays {
+            ledger.replay_rows.insert(id, text);
+            ledger.load_replay(id, row);
+        }
         for chunk in loaded.chunks {
             match chunk.entries {
                 Some(entries) if entries.len() >= chunk.done.open() => {
@@ -85,6 +91,7 @@ impl Ledger {
             }
         }
         ledger.form_lanes(at);
+        ledger.recount_replays();
         (ledger, damage)
     }
 
@@ -189,14 +196,19 @@ impl Ledger {
             debug_assert!(false, "two open entries of one delivery");
             return false;
         }
+        let part = match entry.replay.map(|part| Self::load_part(subscriber, part)) {
+            Some(None) => return false,
+            Some(Some(part)) => part,
+            None => None,
+        };
         let pause = entry.due.since(at.wall).min(schedule::DUE_AHEAD_MAX);
         let in_order = subscriber.config.ordering == Ordering::PerCode && entry.code.is_some();
         if in_order {
             // Its place is found once all are there.
         } else if pause.is_zero() {
-            subscriber.queue.push_due(entry.event);
+            subscriber.line_up(part, entry.event);
         } else {
-            subscriber.queue.push_waiting(entry.event, at.now + pause);
+            subscriber.wait(part, entry.event, at.now + pause);
         }
         let delivery = Delivery {
             event_type: entry.event_type,
@@ -209,6 +221,7 @@ impl Ledger {
             revision: 0,
             saved: Some(saved),
             recalled: false,
+            replay: part,
         };
         subscriber.deliveries.insert(entry.event, delivery);
         self.undone += 1;
@@ -228,4 +241,13 @@ fn load_run(id: &str, row: String, runs: &mut BTreeMap<RunName, (RunRow, String)
         runs.insert(RunName::Own(endpoint), (RunRow::default(), row));
     }
     false
+}
+
+/// Says whether the row could be read. What a replay whose row could not be read had not sent is not sent.
+fn load_replay(id: &str, row: String, replays: &mut BTreeMap<ReplayId, (ReplayRow, String)>) -> bool {
+    let (Ok(id), Ok(replay)) = (id.parse(), serde_json::from_str(&row)) else {
+        return false;
+    };
+    replays.insert(id, (replay, row));
+    true
 }

@@ -9,6 +9,7 @@
 //! - [`sending`]: deliveries go out and come back.
 //! - [`plan`]: what to save next, and what follows once it is saved; `draft`: within its budget.
 //! - [`recall`]: a delivery is sent again because its tenant asks.
+//! - [`replay`]: the events of a range are sent again, beside the live ones.
 //! - [`settle`]: endpoints leave the shared run, rejoin it, and are removed.
 //! - `order`: one code's events one after the other.
 //! - [`load`]: from a saved checkpoint.
@@ -25,6 +26,7 @@ pub mod load;
 mod order;
 pub mod plan;
 pub mod recall;
+pub mod replay;
 pub mod sending;
 pub mod settle;
 
@@ -42,7 +44,7 @@ use qrelay_store::{
     Timestamp,
     checkpoint::{EndpointHealth, HealthChange, HealthState},
     event::EventType,
-    id::{CodeId, EndpointId, EventAddress, PartitionId, Seq, TenantId},
+    id::{CodeId, EndpointId, EventAddress, PartitionId, ReplayId, Seq, TenantId},
     limits::{
         FRESH_MAX, FRESH_WHEN_FULL_MAX, OUTSTANDING_PER_ENDPOINT_MAX, OUTSTANDING_PER_PARTITION_MAX,
         OWN_RUN_WINDOW, UNSAVED_BATCHES_MAX, UNSAVED_DELIVERIES_MAX,
@@ -51,11 +53,11 @@ use qrelay_store::{
 };
 use tokio::time::Instant;
 
-use self::order::Lanes;
+use self::{order::Lanes, replay::Replay};
 use crate::{
     checkpoint::RunName,
     health,
-    outstanding::{ChunkName, Chunks},
+    outstanding::{ChunkName, Chunks, Part},
     queue::Queue,
     run::{Queued, Run},
     usage::{Succeeded, UsageDelta, UsageTotals},
@@ -115,6 +117,8 @@ pub struct Delivery {
     pub saved: Option<SavedIn>,
     /// It came back at its tenant's wish and is in no saved chunk yet: no batch counts it, and nothing is sent.
     pub recalled: bool,
+    /// The replay that it belongs to.
+    pub replay: Option<Part>,
 }
 
 impl Delivery {
@@ -157,6 +161,10 @@ pub struct Subscriber {
     /// Pauses for overload since the last success.
     slowed: u32,
     removed: bool,
+    /// Those under way, and the last of those that are over.
+    replays: BTreeMap<ReplayId, Replay>,
+    /// Of which an attempt was started last.
+    replay_last: Option<ReplayId>,
 }
 
 impl Subscriber {
@@ -173,6 +181,8 @@ impl Subscriber {
             paced: None,
             slowed: 0,
             removed: false,
+            replays: BTreeMap::new(),
+            replay_last: None,
         }
     }
 
@@ -240,6 +250,10 @@ pub struct Ledger {
     health_changed: BTreeSet<EndpointId>,
     /// Changes of health that the store has and that were not announced, as it has them.
     unannounced: BTreeMap<EndpointId, HealthChange>,
+    /// Replay rows as they stand in the store.
+    replay_rows: BTreeMap<ReplayId, String>,
+    replays_changed: BTreeSet<ReplayId>,
+    replays_running: BTreeSet<ReplayId>,
     under_way: Option<UnderWay>,
     /// Endpoints for which something changed that may let them send.
     woken: BTreeSet<EndpointId>,
@@ -250,8 +264,9 @@ pub struct Ledger {
     unsaved_own: usize,
     /// The last plan had no room for even one batch: the next one is for cursors alone.
     starved: bool,
-    /// Where the next plan goes on with own runs.
+    /// Where the next plan goes on with own runs, and with replays.
     own_turn: Option<EndpointId>,
+    replay_turn: Option<ReplayId>,
 }
 
 impl Ledger {
@@ -273,6 +288,9 @@ impl Ledger {
             health_rows: BTreeMap::new(),
             health_changed: BTreeSet::new(),
             unannounced: BTreeMap::new(),
+            replay_rows: BTreeMap::new(),
+            replays_changed: BTreeSet::new(),
+            replays_running: BTreeSet::new(),
             under_way: None,
             woken: BTreeSet::new(),
             undone: 0,
@@ -280,6 +298,7 @@ impl Ledger {
             unsaved_own: 0,
             starved: false,
             own_turn: None,
+            replay_turn: None,
         }
     }
 
@@ -497,12 +516,20 @@ impl Ledger {
             Phase::Fresh | Phase::Waiting | Phase::InFlight | Phase::Behind => Succeeded::No,
         };
         let usage = UsageDelta::delivery(subscriber.config.tenant, delivery.recorded_at, succeeded);
+        if let Some(part) = delivery.replay {
+            subscriber.replay_over(part, succeeded);
+            self.replays_changed.insert(part.of);
+        }
         self.undone -= 1;
         self.woken.insert(endpoint);
         match delivery.saved {
             Some(saved) => {
                 self.dirty.remove(&(endpoint, event));
                 self.chunks.settle(saved.chunk, saved.index, &usage);
+            }
+            // Dropped before it was saved.
+            None if delivery.recalled => {
+                self.recalled.remove(&(endpoint, event));
             }
             None => {
                 self.uncount_unsaved(endpoint);

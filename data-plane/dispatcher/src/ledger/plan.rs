@@ -6,6 +6,7 @@
 //!    because only the endpoint's own row keeps what the shared cursor passes;
 //! 2. done-bits with the usage that they make final;
 //! 3. rescheduled deliveries: a new entry in a new chunk, and the old entry's bit; and those that came back: an entry;
+//!    replays, each at most as far as what it found has an entry;
 //! 4. the shared cursor, with an entry for each undone delivery that it passes, and the usage of what it passes;
 //! 5. own runs, each at most as far as the shared cursor;
 //! 6. merging of sparse chunks, then health.
@@ -17,15 +18,15 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use qrelay_store::{
-    checkpoint::{HealthChange, RowKey},
-    id::{EndpointId, EventAddress},
+    checkpoint::{HealthChange, ReplayPosition, RowKey},
+    id::{EndpointId, EventAddress, ReplayId},
     limits,
     store::CheckpointDelta,
 };
 use tokio::time::Instant;
 
 use super::{
-    Ledger, SavedIn, UnderWay,
+    Ledger, Phase, SavedIn, UnderWay,
     draft::{BYTES_MAX, Draft, Finished, Rule},
 };
 use crate::{
@@ -67,6 +68,7 @@ pub struct Plan {
     usage: UsageDelta,
     runs: BTreeMap<RunName, Option<String>>,
     health: BTreeMap<EndpointId, HealthRow>,
+    replays: BTreeMap<ReplayId, Option<(String, ReplayPosition)>>,
 }
 
 /// A row of an endpoint's health, and the change in it that is to be announced.
@@ -92,10 +94,12 @@ impl Ledger {
         }
         let mut draft = Draft::new(self);
         let complete = draft.membership();
+        let mut replay_turn = None;
         if !self.starved {
             draft.bits();
             draft.rescheduled();
             draft.recalled();
+            replay_turn = draft.replays();
         }
         if complete {
             // A start of the clock closer than `hold` has nothing older.
@@ -106,6 +110,7 @@ impl Ledger {
         draft.merge_sparse();
         let draft = draft.finish();
         self.own_turn = own_turn;
+        self.replay_turn = replay_turn;
         self.starved = draft.starved;
         self.seal(draft)
     }
@@ -129,6 +134,14 @@ impl Ledger {
                 None => self.run_rows.remove(&name),
             };
         }
+        for (id, row) in plan.replays {
+            if let Some((row, position)) = row {
+                self.replay_rows.insert(id, row);
+                self.replay_kept(id, position);
+            } else {
+                self.replay_rows.remove(&id);
+            }
+        }
         for (endpoint, HealthRow { row, change }) in plan.health {
             self.health_saved(endpoint, row, change);
         }
@@ -139,6 +152,7 @@ impl Ledger {
     /// The plan is not in the store and never will be. Returns its chunks, which nothing names.
     pub fn abort(&mut self, plan: &Plan) -> Vec<ChunkName> {
         self.health_changed.extend(plan.health.keys());
+        self.replays_changed.extend(plan.replays.keys());
         self.settle_deferred();
         plan.chunk_names()
     }
@@ -182,8 +196,15 @@ impl Ledger {
                 self.dirty.insert((endpoint, event));
             }
             if std::mem::take(&mut delivery.recalled) {
+                let (part, dropped) = (delivery.replay, delivery.phase != Phase::Waiting);
                 self.recalled.remove(&(endpoint, event));
-                self.line_up(endpoint, event);
+                if let Some(subscriber) = self.subscribers.get_mut(&endpoint) {
+                    subscriber.replay_saved(part);
+                    if !dropped {
+                        subscriber.line_up(part, event);
+                    }
+                }
+                self.woken.insert(endpoint);
             } else if before.is_none() {
                 self.uncount_unsaved(endpoint);
                 if let Some(pending) = self.run_of(endpoint).pending_of(event) {
@@ -221,6 +242,16 @@ impl Ledger {
         delta
             .rows
             .extend(runs.iter().map(|(name, row)| (name.key(), row.clone())));
+        for id in draft.replays.keys() {
+            self.replays_changed.remove(id);
+        }
+        self.replays_changed.extend(&draft.replays_behind);
+        delta.rows.extend(
+            draft
+                .replays
+                .iter()
+                .map(|(id, row)| (RowKey::replay(*id), row.as_ref().map(|(row, _)| row.clone()))),
+        );
         let health = self.health_rows(BYTES_MAX.saturating_sub(delta.bytes()));
         delta.rows.extend(
             health
@@ -249,6 +280,7 @@ impl Ledger {
             usage: draft.usage,
             runs,
             health,
+            replays: draft.replays,
         })
     }
 
@@ -284,6 +316,7 @@ impl Ledger {
             first_at: delivery.first_at,
             due: delivery.due,
             code: delivery.code,
+            replay: delivery.replay,
         };
         let member = Member {
             endpoint,

@@ -49,6 +49,16 @@ impl Ledger {
             return Recall::NoRoom;
         };
         let event = recalled.event;
+        if let Some(replay) = subscriber.leave_replay(event) {
+            self.replays_changed.insert(replay);
+            if subscriber
+                .deliveries
+                .get(&event)
+                .is_some_and(|it| it.saved.is_some())
+            {
+                self.dirty.insert((endpoint, event));
+            }
+        }
         if let Some(delivery) = subscriber.deliveries.get_mut(&event) {
             return match delivery.phase {
                 Phase::Recording(_) => Recall::Busy,
@@ -96,6 +106,7 @@ impl Ledger {
             revision: 0,
             saved: None,
             recalled: true,
+            replay: None,
         };
         subscriber.deliveries.insert(event, delivery);
         self.undone += 1;
@@ -111,13 +122,5 @@ impl Ledger {
         let subscriber = self.subscribers.get(&endpoint);
         let delivery = subscriber.and_then(|subscriber| subscriber.deliveries.get(&event));
         delivery.is_none_or(|delivery| delivery.saved.is_some_and(|saved| saved.revision >= revision))
-    }
-
-    /// A delivery that came back is saved: it may be sent.
-    pub(super) fn line_up(&mut self, endpoint: EndpointId, event: EventAddress) {
-        if let Some(subscriber) = self.subscribers.get_mut(&endpoint) {
-            subscriber.queue.push_due(event);
-            self.woken.insert(endpoint);
-        }
     }
 }

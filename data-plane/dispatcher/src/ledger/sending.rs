@@ -101,6 +101,7 @@ impl Ledger {
     pub fn ripen(&mut self, endpoint: EndpointId, now: Instant) {
         if let Some(subscriber) = self.subscribers.get_mut(&endpoint) {
             subscriber.queue.ripen(now);
+            subscriber.ripen_replays(now);
             subscriber.hold = subscriber.hold.filter(|(until, _)| *until > now);
         }
     }
@@ -121,9 +122,10 @@ impl Ledger {
         if subscriber.is_blocked() {
             return None;
         }
-        match (subscriber.held_until(), subscriber.queue.next_due()) {
-            (Some(hold), _) => Some(hold),
-            (None, due) => due,
+        let due = [subscriber.queue.next_due(), subscriber.replay_due()];
+        match subscriber.held_until() {
+            Some(hold) => Some(hold),
+            None => due.into_iter().flatten().min(),
         }
     }
 
@@ -141,9 +143,12 @@ impl Ledger {
         };
         subscriber.in_flight = subscriber.in_flight.saturating_sub(1);
         self.woken.insert(endpoint);
+        subscriber.replay_returned(event, !matches!(finish, Finish::Unused(_)));
         let Some(delivery) = subscriber.deliveries.get_mut(&event) else {
             return;
         };
+        let part = delivery.replay;
+        self.replays_changed.extend(part.map(|part| part.of));
         match finish {
             Finish::Delivered => delivery.phase = Phase::Recording(Succeeded::Yes),
             Finish::GivenUp => delivery.phase = Phase::Recording(Succeeded::No),
@@ -153,14 +158,14 @@ impl Ledger {
                 delivery.due = at.wall.after(pause);
                 delivery.revision += 1;
                 delivery.phase = Phase::Waiting;
-                subscriber.queue.push_waiting(event, at.now + pause);
                 if delivery.saved.is_some() {
                     self.dirty.insert((endpoint, event));
                 }
+                subscriber.wait(part, event, at.now + pause);
             }
             Finish::Unused(pause) => {
                 delivery.phase = Phase::Waiting;
-                subscriber.queue.push_waiting(event, at.now + pause);
+                subscriber.wait(part, event, at.now + pause);
             }
         }
         if matches!(finish, Finish::Delivered | Finish::GivenUp) {

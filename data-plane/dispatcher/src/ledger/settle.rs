@@ -193,6 +193,7 @@ impl Ledger {
         }
         self.dirty.retain(|(id, _)| *id != endpoint);
         self.recalled.retain(|(id, _)| *id != endpoint);
+        self.forget_replays_of(&subscriber);
         self.own.remove(&endpoint);
         self.unannounced.remove(&endpoint);
         if let Some(ids) = self.tenants.get_mut(&subscriber.config.tenant) {

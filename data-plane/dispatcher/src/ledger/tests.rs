@@ -11,14 +11,14 @@ use qrelay_store::{
     Timestamp,
     checkpoint::RowKind,
     event::EventType,
-    id::{EndpointId, PartitionId, Seq, TenantId},
+    id::{EndpointId, PartitionId, ReplayId, Seq, TenantId},
     limits,
     model::EndpointIntent,
     record::Classification,
 };
 use tokio::time::Instant;
 
-use self::world::{Answer, Applied, ENDPOINTS, Op, World, op, op_or_recall, stream};
+use self::world::{Answer, Applied, ENDPOINTS, Op, World, op, op_or_recall, op_or_replay, stream};
 use super::{
     Ledger,
     feed::{Moment, Seen, SeenBatch, Verdicts},
@@ -56,6 +56,33 @@ proptest! {
         ops.iter().for_each(|op| world.step(op));
         world.drain();
         world.check();
+    }
+
+    #[test]
+    fn a_replay_beside_the_live_run_sends_its_range_and_costs_the_live_run_nothing(
+        ops in proptest::collection::vec(op_or_replay(), 0..240),
+    ) {
+        let mut world = World::new();
+        ops.iter().for_each(|op| world.step(op));
+        world.drain();
+        world.check();
+    }
+
+    #[test]
+    fn an_endpoint_that_is_deleted_takes_its_replays_along(
+        ops in proptest::collection::vec(op_or_replay(), 0..120),
+        number in 1..=ENDPOINTS,
+    ) {
+        let mut world = World::new();
+        ops.iter().for_each(|op| world.step(op));
+        world.step(&Op::Delete(number));
+        world.drain();
+        world.plan(Duration::ZERO);
+        world.step(&Op::Save(Applied::Yes));
+        world.check();
+        let gone = ReplayId::prefix_of(EndpointId::from_bytes([number; 10]));
+        let kept = world.rows.keys().filter(|key| key.kind == RowKind::Replay);
+        assert_eq!(kept.filter(|key| key.id.starts_with(&gone)).count(), 0);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 
 use qrelay_store::{
     Timestamp,
-    id::{CommandId, ConfigSeq, EndpointId, EventAddress, PartitionId, Seq},
+    id::{CommandId, ConfigSeq, EndpointId, EventAddress, PartitionId, ReplayId, Seq},
     limits,
     model::{Endpoint, Tenant},
     store::{AttemptRow, Cas, Command, Result, StoreError},
@@ -34,13 +34,13 @@ use crate::{
     cursor::Stream,
     filters::{Asking, Budget},
     lease::{Held, Sending},
-    ledger::{Ledger, feed::SeenBatch, plan::Plan, sending::Job},
+    ledger::{Ledger, feed::SeenBatch, plan::Plan, replay::ReplayStep, sending::Job},
     metrics,
     turns::Turns,
 };
 
 /// How often lagging endpoints are looked for.
-const SETTLE_PERIOD: Duration = Duration::from_millis(200);
+pub(super) const SETTLE_PERIOD: Duration = Duration::from_millis(200);
 /// How often backlogs and gauges are brought up to date.
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
 /// How far beyond its deadline a drain may go for its last rows and saves.
@@ -68,6 +68,8 @@ pub(super) enum Done {
     Test(Box<(Command, Arc<Endpoint>, EventAddress, Over)>),
     /// An own run's read.
     OwnRead(EndpointId, Stream, Result<OwnRead>),
+    /// A replay's read, for this version of its endpoint.
+    ReplayRead(ReplayId, u64, Result<Vec<ReplayStep>>),
     /// Rows of the attempt log: those that end a delivery.
     Recorded(Result<Vec<(EndpointId, EventAddress)>, Vec<AttemptRow>>),
     /// A save.
@@ -123,6 +125,14 @@ pub(super) struct Actor {
     own_turns: VecDeque<EndpointId>,
     in_own_turns: HashSet<EndpointId>,
     own_reading: HashSet<EndpointId>,
+    // Replays: when they are looked at, their reads under way, and whose was the last.
+    pub(super) replays_due: Instant,
+    pub(super) replay_reads: HashSet<ReplayId>,
+    /// Those that could not go on just now are left alone until then.
+    pub(super) replay_pauses: HashMap<ReplayId, Instant>,
+    pub(super) replay_read_last: Option<ReplayId>,
+    /// Wishes that were taken and are not saved yet.
+    pub(super) replay_wishes: HashMap<CommandId, ReplayId>,
     // The attempt log.
     pub(super) rows: Vec<AttemptRow>,
     /// Rows that wait for a save, each until the instant at the latest.
@@ -187,6 +197,11 @@ impl Actor {
             own_turns: VecDeque::new(),
             in_own_turns: HashSet::new(),
             own_reading: HashSet::new(),
+            replays_due: now,
+            replay_reads: HashSet::new(),
+            replay_pauses: HashMap::new(),
+            replay_read_last: None,
+            replay_wishes: HashMap::new(),
             rows: Vec::new(),
             held_rows: Vec::new(),
             rows_due: now,
@@ -262,6 +277,7 @@ impl Actor {
             self.report_at = now + REPORT_PERIOD;
             self.ledger.refresh_backlogs(now);
             self.turns.paces.forget_idle(&self.ledger);
+            self.forget_replays();
             self.nothing_to_save = false;
             metrics::waiting(
                 self.partition,
@@ -271,6 +287,7 @@ impl Actor {
         }
         if self.mode == Mode::Running {
             self.read_own_runs(now);
+            self.read_replays(now);
             self.poll_commands(now);
             self.announce(now);
             self.take_turns(now);
@@ -298,6 +315,9 @@ impl Actor {
         match self.mode {
             Mode::Running => {
                 wake = wake.min(self.commands_due);
+                if self.ledger.replays_running().len() > 0 {
+                    wake = wake.min(self.replays_due);
+                }
                 if self.ledger.has_unannounced() {
                     wake = wake.min(self.announce_at);
                 }
@@ -378,6 +398,7 @@ impl Actor {
                 self.end_test(command, &endpoint, event, over);
             }
             Done::OwnRead(endpoint, stream, read) => self.end_own_read(endpoint, stream, read),
+            Done::ReplayRead(id, version, read) => self.end_replay_read(id, version, read),
             Done::Recorded(result) => self.end_recording(result),
             Done::Saved(sending, plan, answer) => self.end_save(sending, plan, answer),
             Done::Commands(commands) => self.take_commands(commands),

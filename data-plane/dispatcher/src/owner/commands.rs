@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::{
     Shard,
     actor::{Actor, Done},
+    replays::Wish,
 };
 use crate::{
     attempt::{Attempt, Made, Over, RowOf},
@@ -37,7 +38,7 @@ pub(super) struct Asked {
 
 /// How often commands are looked for, hints or not.
 const POLL_PERIOD: Duration = Duration::from_secs(1);
-/// Commands taken at once.
+/// Commands taken at once, beside those that are known.
 const TAKE_MAX: usize = 256;
 
 impl Actor {
@@ -52,11 +53,15 @@ impl Actor {
         self.work.spawn(async move {
             let commands = async {
                 let mut all = Vec::new();
-                let pending = shard.store.pending_commands(partition, TAKE_MAX).await?;
+                // However many wait for a save, there is room for others behind them.
+                let limit = TAKE_MAX + known.len();
+                let pending = shard.store.pending_commands(partition, limit).await?;
                 for command in pending.into_iter().filter(|command| !known.contains(&command.id)) {
                     let endpoint = shard.store.endpoint(command.kind.endpoint()).await?;
                     let last = match command.kind {
-                        CommandKind::Test { .. } => None,
+                        CommandKind::Test { .. }
+                        | CommandKind::Replay { .. }
+                        | CommandKind::CancelReplay { .. } => None,
                         CommandKind::Retry {
                             endpoint,
                             event,
@@ -100,6 +105,10 @@ impl Actor {
                     match asked.command.kind {
                         CommandKind::Test { .. } => self.take_test(asked.command),
                         CommandKind::Retry { after, .. } => self.take_retry(id, asked.last, after),
+                        CommandKind::Replay { replay, range } => {
+                            self.take_replay(id, replay, Wish::Begin(range));
+                        }
+                        CommandKind::CancelReplay { replay } => self.take_replay(id, replay, Wish::Cancel),
                     }
                 }
             }
@@ -161,6 +170,7 @@ impl Actor {
             pace,
             event_type,
             first_at: None,
+            replay: None,
         };
         let (shard, until, command) = (Arc::clone(&self.shard), self.until.subscribe(), command.clone());
         self.work.spawn(async move {

@@ -8,6 +8,7 @@ mod actor;
 mod announce;
 mod commands;
 mod reader;
+mod replays;
 mod retries;
 mod saving;
 mod turns;

@@ -246,6 +246,8 @@ impl Actor {
                     self.release_kept_rows(now);
                     self.finish_kept_retries();
                     self.announce_at = now;
+                    self.finish_kept_replays();
+                    self.replays_due = now;
                 }
             }
             Saved::Never => {

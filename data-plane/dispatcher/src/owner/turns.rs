@@ -53,7 +53,12 @@ impl Actor {
     }
 
     fn go(&mut self, go: Go) {
-        let Go { job, pace, room } = go;
+        let Go {
+            job,
+            pace,
+            room,
+            replay,
+        } = go;
         self.exchanges += 1;
         let attempt = Attempt {
             endpoint: Arc::clone(&job.endpoint),
@@ -62,6 +67,7 @@ impl Actor {
             pace,
             event_type: job.event_type,
             first_at: job.first_at,
+            replay,
         };
         let (shard, until) = (Arc::clone(&self.shard), self.until.subscribe());
         self.work.spawn(async move {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use qrelay_store::checkpoint::{RowKey, UsageCounts};
+use qrelay_store::checkpoint::{RowKey, RowKind, UsageCounts};
 use qrelay_store::hints::Hints;
 use qrelay_store::id::*;
 use qrelay_store::model::*;
@@ -218,6 +218,15 @@ impl Log for FakeStore {
     ) -> Result<Vec<Batch>> {
         unimplemented!()
     }
+
+    async fn batches_after(
+        &self,
+        _: PartitionId,
+        _: (Timestamp, WriterId, Seq),
+        _: usize,
+    ) -> Result<Vec<Batch>> {
+        unimplemented!()
+    }
 }
 
 #[async_trait]
@@ -356,6 +365,10 @@ impl Leases for FakeStore {
         unimplemented!()
     }
 
+    async fn checkpoint_rows(&self, _: PartitionId, _: RowKind, _: &str) -> Result<Vec<(String, String)>> {
+        unimplemented!()
+    }
+
     async fn usage(&self, _: TenantId, _: &str) -> Result<UsageCounts> {
         unimplemented!()
     }
@@ -390,6 +403,16 @@ impl Attempts for FakeStore {
     }
 
     async fn attempts(&self, _: EndpointId, _: Timestamp, _: EventAddress) -> Result<Vec<AttemptRow>> {
+        unimplemented!()
+    }
+
+    async fn deliveries_of_batch(
+        &self,
+        _: EndpointId,
+        _: PartitionId,
+        _: WriterId,
+        _: Seq,
+    ) -> Result<Vec<KnownDelivery>> {
         unimplemented!()
     }
 }

@@ -4,9 +4,9 @@ use super::samples::{at, attempt, config_event, event};
 use crate::{
     clock::Timestamp,
     event::EventType,
-    id::{CodeId, EndpointId},
+    id::{CodeId, EndpointId, EventAddress},
     limits,
-    store::{AttemptRow, DeliveryFilter, DeliveryStatus, DeliverySummary, SharedStore},
+    store::{AttemptRow, DeliveryFilter, DeliveryStatus, DeliverySummary, KnownDelivery, SharedStore},
 };
 
 fn succeeded(row: AttemptRow) -> AttemptRow {
@@ -223,4 +223,43 @@ pub async fn one_look_at_a_long_delivery_log_is_bounded(store: &SharedStore) {
         .await
         .unwrap();
     assert_eq!((second.deliveries.len(), second.next), (1, None));
+}
+
+pub async fn what_became_of_a_batch_is_found_without_repeats(store: &SharedStore) {
+    let (endpoint, other) = (EndpointId::random(), EndpointId::random());
+    let (one, two) = (event(3), EventAddress { index: 9, ..event(3) });
+    let rows = vec![
+        attempt(endpoint, at(1), one, 1),
+        succeeded(attempt(endpoint, at(1), one, 2)),
+        attempt(endpoint, at(1), two, 1),
+        // A crash made it a delivery of its own.
+        succeeded(attempt(endpoint, at(5), two, 1)),
+        attempt(endpoint, at(1), event(4), 1),
+        attempt(endpoint, at(1), config_event(3), 1),
+        attempt(other, at(1), one, 7),
+    ];
+    store.record_attempts(rows).await.unwrap();
+    let known = |index, first_at, attempts| KnownDelivery {
+        index,
+        first_at,
+        attempts,
+        status: DeliveryStatus::Succeeded,
+    };
+    let found = store
+        .deliveries_of_batch(endpoint, one.partition, one.writer, one.seq)
+        .await
+        .unwrap();
+    assert_eq!(found, [known(one.index, at(1), 2), known(9, at(5), 1)]);
+    let change = config_event(3);
+    let found = store
+        .deliveries_of_batch(endpoint, change.partition, change.writer, change.seq)
+        .await
+        .unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].status, attempt(endpoint, at(1), change, 1).status);
+    let none = store
+        .deliveries_of_batch(EndpointId::random(), one.partition, one.writer, one.seq)
+        .await
+        .unwrap();
+    assert_eq!(none, []);
 }

@@ -4,7 +4,8 @@ use futures::future::join_all;
 
 use super::samples::{P, Q, at, attempt, command, event};
 use crate::{
-    id::{CommandId, EndpointId},
+    checkpoint::ReplayRange,
+    id::{CommandId, EndpointId, ReplayId},
     limits,
     store::{Command, CommandKind, CommandResult, SharedStore},
 };
@@ -50,6 +51,25 @@ pub async fn every_kind_of_command_and_result_is_kept_as_it_was(store: &SharedSt
         },
         ..command(at(1))
     };
+    let replay = ReplayId::random(EndpointId::random());
+    let range = ReplayRange {
+        start: at(1),
+        end: at(9),
+        end_given: Some(at(10)),
+        only_failed: true,
+        per_second: Some(0.1),
+    };
+    for kind in [
+        CommandKind::Replay { replay, range },
+        CommandKind::CancelReplay { replay },
+    ] {
+        let command = Command {
+            kind,
+            ..command(at(1))
+        };
+        store.put_command(&command).await.unwrap();
+        assert_eq!(store.command(P, command.id).await.unwrap(), Some(command));
+    }
     store.put_command(&retry).await.unwrap();
     assert_eq!(store.command(P, retry.id).await.unwrap().as_ref(), Some(&retry));
     store

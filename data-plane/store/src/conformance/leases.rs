@@ -208,3 +208,26 @@ pub async fn a_chunk_never_changes(store: &SharedStore) {
     assert!(store.chunk(P, "two").await.unwrap().is_some());
     assert!(store.chunk(Q, "one").await.unwrap().is_some());
 }
+
+pub async fn rows_of_a_kind_are_found_by_what_their_ids_begin_with(store: &SharedStore) {
+    store
+        .claim(P, None, &lease(1, 0, Some(OwnerId::random())))
+        .await
+        .unwrap();
+    let rows = delta(&[
+        (key(RowKind::Replay, "rpl_b1"), Some("1")),
+        (key(RowKind::Replay, "rpl_bz"), Some("2")),
+        (key(RowKind::Replay, "rpl_c"), Some("3")),
+        (key(RowKind::Replay, "rpl_a"), Some("4")),
+        (key(RowKind::Run, "rpl_b2"), Some("5")),
+    ]);
+    let fence = Fence { epoch: 1, beat: 0 };
+    assert_eq!(store.save(P, fence, 1, &rows).await.unwrap(), Cas::Applied);
+    let found = store.checkpoint_rows(P, RowKind::Replay, "rpl_b").await.unwrap();
+    let row = |id: &str, body: &str| (id.to_owned(), body.to_owned());
+    assert_eq!(found, [row("rpl_b1", "1"), row("rpl_bz", "2")]);
+    assert_eq!(
+        store.checkpoint_rows(Q, RowKind::Replay, "rpl_").await.unwrap(),
+        []
+    );
+}

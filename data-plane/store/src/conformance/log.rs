@@ -210,6 +210,35 @@ pub async fn batches_are_paged_backwards_without_repeats(store: &SharedStore) {
     assert_eq!(paged, all);
 }
 
+pub async fn batches_are_paged_forwards_from_any_time(store: &SharedStore) {
+    let writers = [registered(store).await, registered(store).await];
+    for writer in writers {
+        append(store, writer, &[1, 2, 3, 4]).await;
+    }
+    let key = |batch: &Batch| (batch.last_at, batch.writer, batch.seq);
+    let begin = (at(0), WriterId::from_u64(0), Seq::ZERO);
+    let all = store.batches_after(P, begin, 100).await.unwrap();
+    assert_eq!(all.len(), 8);
+    assert!(all.is_sorted_by(|older, newer| key(older) < key(newer)));
+    let mut backwards = store.batches_before(P, None, 100).await.unwrap();
+    backwards.reverse();
+    assert_eq!(all, backwards);
+    let mut paged = Vec::new();
+    while let page = store
+        .batches_after(P, paged.last().map_or(begin, key), 3)
+        .await
+        .unwrap()
+        && !page.is_empty()
+    {
+        paged.extend(page);
+    }
+    assert_eq!(paged, all);
+    // The third batches end at this time: they and what is later are found.
+    let late = (at(4), WriterId::from_u64(0), Seq::ZERO);
+    assert_eq!(store.batches_after(P, late, 100).await.unwrap(), all[4..]);
+    assert_eq!(store.batches_after(Q, begin, 100).await.unwrap(), []);
+}
+
 pub async fn concurrent_appends_are_all_stored(store: &SharedStore) {
     let writers = [registered(store).await, registered(store).await];
     let places: BTreeSet<_> = (1..=40_u64)

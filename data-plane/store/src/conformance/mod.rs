@@ -57,6 +57,7 @@ macro_rules! conformance_tests {
             the_first_close_of_a_writer_wins,
             a_writer_that_was_not_registered_cannot_publish,
             batches_are_paged_backwards_without_repeats,
+            batches_are_paged_forwards_from_any_time,
             concurrent_appends_are_all_stored,
         });
         $crate::conformance_tests!(@ $fixture, config {
@@ -102,6 +103,7 @@ macro_rules! conformance_tests {
             a_released_lease_keeps_its_checkpoint,
             usage_is_summed_over_partitions,
             a_chunk_never_changes,
+            rows_of_a_kind_are_found_by_what_their_ids_begin_with,
         });
         $crate::conformance_tests!(@ $fixture, attempts {
             a_delivery_is_listed_with_its_last_attempt,
@@ -110,6 +112,7 @@ macro_rules! conformance_tests {
             a_delivery_without_attempts_counts_none,
             deliveries_are_found_by_status_type_code_and_time,
             one_look_at_a_long_delivery_log_is_bounded,
+            what_became_of_a_batch_is_found_without_repeats,
         });
         $crate::conformance_tests!(@ $fixture, commands {
             pending_commands_come_oldest_first_until_they_are_finished,

@@ -12,11 +12,11 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    id::{EndpointId, EventAddress},
+    id::{EndpointId, EventAddress, PartitionId, Seq, WriterId},
     limits,
     store::{
         AttemptRow, Attempts, DeliveryFilter, DeliveryPage, DeliveryPosition, DeliveryStatus,
-        DeliverySummary, Result,
+        DeliverySummary, KnownDelivery, Result,
     },
 };
 
@@ -72,6 +72,59 @@ impl Attempts for SqliteStore {
             })
             .await
     }
+
+    async fn deliveries_of_batch(
+        &self,
+        endpoint: EndpointId,
+        partition: PartitionId,
+        writer: WriterId,
+        seq: Seq,
+    ) -> Result<Vec<KnownDelivery>> {
+        let first = EventAddress {
+            partition,
+            writer,
+            seq,
+            index: 0,
+        };
+        self.main_lists
+            .read(move |connection| of_batch(connection, endpoint, first))
+            .await
+    }
+}
+
+fn of_batch(
+    connection: &Connection,
+    endpoint: EndpointId,
+    first: EventAddress,
+) -> Result<Vec<KnownDelivery>, Fault> {
+    let last = EventAddress {
+        index: u16::MAX,
+        ..first
+    };
+    // The index `attempt_by_event` has all of it. Of one event's rows the last is the one that counts.
+    let mut statement = connection.prepare_cached(
+        "SELECT event, first_at, number, status FROM attempt
+         WHERE endpoint = ?1 AND event BETWEEN ?2 AND ?3 ORDER BY event, first_at, number",
+    )?;
+    let mut rows = statement.query(params![
+        endpoint.to_string(),
+        address_key(first),
+        address_key(last)
+    ])?;
+    let mut all: Vec<KnownDelivery> = Vec::new();
+    while let Some(row) = rows.next()? {
+        let known = KnownDelivery {
+            index: address(row.get(0)?).index,
+            first_at: time(row, 1)?,
+            attempts: row.get(2)?,
+            status: status(&row.get::<_, String>(3)?)?,
+        };
+        match all.last_mut() {
+            Some(before) if before.index == known.index => *before = known,
+            _ => all.push(known),
+        }
+    }
+    Ok(all)
 }
 
 /// A repeated row replaces the one before: after a crash the same attempt may be made again, and the later truth

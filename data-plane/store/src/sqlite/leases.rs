@@ -76,6 +76,27 @@ impl Leases for SqliteStore {
             .await
     }
 
+    async fn checkpoint_rows(
+        &self,
+        partition: PartitionId,
+        kind: RowKind,
+        prefix: &str,
+    ) -> Result<Vec<(String, String)>> {
+        // Ids are ASCII, so that nothing that begins with the prefix sorts behind this.
+        let (from, to) = (prefix.to_owned(), format!("{prefix}\u{7f}"));
+        self.main_reads
+            .read(move |connection| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT id, body FROM checkpoint
+                     WHERE partition = ?1 AND kind = ?2 AND id >= ?3 AND id < ?4 ORDER BY id",
+                )?;
+                let key = params![partition.as_u16(), kind.as_str(), from, to];
+                let rows = statement.query_map(key, |row| Ok((row.get(0)?, row.get(1)?)))?;
+                Ok(rows.collect::<rusqlite::Result<_>>()?)
+            })
+            .await
+    }
+
     async fn usage(&self, tenant: TenantId, month: &str) -> Result<UsageCounts> {
         let key = usage_row(tenant, month);
         self.main_reads
@@ -219,7 +240,7 @@ fn rows(connection: &Connection, partition: PartitionId) -> Result<BTreeMap<RowK
 }
 
 fn kind(text: &str) -> Result<RowKind, Fault> {
-    [RowKind::Run, RowKind::Chunk, RowKind::Health, RowKind::Usage]
+    RowKind::ALL
         .into_iter()
         .find(|kind| kind.as_str() == text)
         .ok_or_else(|| Fault::Damaged(format!("{text} is no kind of checkpoint row")))

@@ -126,6 +126,17 @@ impl Log for SqliteStore {
             .read(move |connection| batches_before(connection, partition, before, limit))
             .await
     }
+
+    async fn batches_after(
+        &self,
+        partition: PartitionId,
+        after: (Timestamp, WriterId, Seq),
+        limit: usize,
+    ) -> Result<Vec<Batch>> {
+        self.log_lists
+            .read(move |connection| batches_after(connection, partition, after, limit))
+            .await
+    }
 }
 
 fn key(partition: PartitionId, writer: WriterId, seq: Seq) -> (u16, i64, i64) {
@@ -336,5 +347,26 @@ fn batches_before(
         params![partition.as_u16(), at, writer, seq, sql_limit(limit)],
         to_batch,
     )?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn batches_after(
+    connection: &Connection,
+    partition: PartitionId,
+    (at, writer, seq): (Timestamp, WriterId, Seq),
+    limit: usize,
+) -> Result<Vec<Batch>, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {BATCH} FROM log WHERE partition = ?1 AND (last_at, writer, seq) > (?2, ?3, ?4)
+         ORDER BY last_at, writer, seq LIMIT ?5"
+    ))?;
+    let key = params![
+        partition.as_u16(),
+        at.as_millis(),
+        int(writer.as_u64()),
+        int(seq.as_u64()),
+        sql_limit(limit)
+    ];
+    let rows = statement.query_map(key, to_batch)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

@@ -4,6 +4,8 @@
 //! no saved cursor has passed a delivery that is neither recorded nor outstanding in a chunk that the same checkpoint
 //! names. A life ends with [`World::drain`] and [`World::check`]: whatever happened, nothing is lost.
 
+mod replays;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -15,7 +17,7 @@ use qrelay_store::{
     Timestamp,
     checkpoint::{RowKey, RowKind, UsageCounts},
     event::EventType,
-    id::{CodeId, EndpointId, EventAddress, OwnerId, PartitionId, Seq, WriterId},
+    id::{CodeId, EndpointId, EventAddress, OwnerId, PartitionId, ReplayId, Seq, WriterId},
     limits,
     model::{Endpoint, EndpointIntent, Ordering},
     record::Classification,
@@ -88,6 +90,11 @@ pub(super) struct World {
     /// Deliveries that were ever delivered or given up, and those that were ever asked for again.
     over: BTreeSet<Delivery>,
     came_back: BTreeSet<Delivery>,
+    /// Replays that were asked for, with what was in the log then and was not sent since.
+    replays: BTreeMap<ReplayId, BTreeSet<EventAddress>>,
+    /// Those whose begin or end is not saved.
+    replay_wishes: BTreeSet<ReplayId>,
+    cancelled: BTreeSet<ReplayId>,
     /// How often somebody left the shared run, and rejoined it; and rejoined with deliveries that were not done.
     pub(super) moves: Moves,
 }
@@ -139,6 +146,9 @@ impl World {
             wished: false,
             over: BTreeSet::new(),
             came_back: BTreeSet::new(),
+            replays: BTreeMap::new(),
+            replay_wishes: BTreeSet::new(),
+            cancelled: BTreeSet::new(),
             moves: Moves::default(),
         };
         world.reload();
@@ -342,15 +352,16 @@ impl World {
     }
 
     fn start_attempts(&mut self) {
-        for endpoint in self.endpoints.keys() {
-            if self.paced.contains(endpoint) {
+        for endpoint in self.endpoints.keys().copied().collect::<Vec<_>>() {
+            if self.paced.contains(&endpoint) {
                 continue;
             }
-            while let Some(job) = self.ledger.start(*endpoint, self.at().now, |_| true) {
-                self.check_order((*endpoint, job.event));
-                self.in_flight.push((*endpoint, job.event));
+            while let Some(job) = self.ledger.start(endpoint, self.at().now, |_| true) {
+                self.check_order((endpoint, job.event));
+                self.in_flight.push((endpoint, job.event));
                 self.attempts += 1;
             }
+            self.start_replays(endpoint);
         }
     }
 
@@ -379,6 +390,9 @@ impl World {
         }
         let (endpoint, event) = self.in_flight.swap_remove(pick % self.in_flight.len());
         let at = self.at();
+        if matches!(answer, Answer::Ok | Answer::GivenUp) {
+            self.replays_sent((endpoint, event));
+        }
         let finish = match answer {
             Answer::Ok => {
                 self.over.insert((endpoint, event));
@@ -447,6 +461,7 @@ impl World {
         let ledger = &self.ledger;
         self.wishes
             .retain(|(endpoint, event), revision| !ledger.keeps_recall(*endpoint, *event, *revision));
+        self.replay_wishes.retain(|id| !ledger.keeps_replay(*id));
     }
 
     /// After a crash the pending commands are found again. One whose delivery was made since is known by its row.
@@ -552,6 +567,7 @@ impl World {
     fn crash(&mut self) {
         self.reload();
         self.repeat_wishes();
+        self.repeat_replay_wishes();
     }
 
     pub(super) fn edit(&mut self, number: u8, edit: impl FnOnce(&mut Endpoint)) {
@@ -618,6 +634,9 @@ impl World {
             Op::Unpace(number) => drop(self.paced.remove(&id(number))),
             Op::Delete(number) => self.delete(*number),
             Op::Recall(pick) => self.recall(*pick),
+            Op::Replay(number) => self.begin_replay(id(number)),
+            Op::CancelReplay(pick) => self.cancel_replay(*pick),
+            Op::ReadReplays => self.read_replays(),
             Op::Crash => self.crash(),
         }
     }
@@ -635,6 +654,7 @@ impl World {
             self.read_shared();
             self.own_reads.clear();
             self.read_own();
+            self.read_replays();
             self.start_attempts();
             while !self.in_flight.is_empty() {
                 self.end_attempt(0, Answer::Ok);
@@ -657,7 +677,10 @@ impl World {
         let read_all = self.log.iter().all(|(stream, batches)| {
             self.ledger.shared().saved.at(*stream).as_u64() == u64::try_from(batches.len()).unwrap()
         });
-        read_all && self.ledger.undone() == 0 && self.ledger.own_runs().count() == 0
+        read_all
+            && self.ledger.undone() == 0
+            && self.ledger.own_runs().count() == 0
+            && self.ledger.replays_running().len() == 0
     }
 
     pub(super) fn check(&self) {
@@ -679,6 +702,7 @@ impl World {
             "chunks stay behind: {:?}",
             self.rows
         );
+        self.check_replays();
         let usage = self.rows.iter().find(|(key, _)| key.kind == RowKind::Usage);
         let usage: UsageCounts = usage
             .map(|(_, row)| serde_json::from_str(row).unwrap())
@@ -775,6 +799,9 @@ pub(super) enum Op {
     Unpace(u8),
     Delete(u8),
     Recall(usize),
+    Replay(u8),
+    CancelReplay(usize),
+    ReadReplays,
     Crash,
 }
 
@@ -825,6 +852,15 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
 
 pub(super) fn op_or_recall() -> impl Strategy<Value = Op> {
     prop_oneof![12 => op(), 3 => any::<usize>().prop_map(Op::Recall)]
+}
+
+pub(super) fn op_or_replay() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        24 => op_or_recall(),
+        2 => (1..=ENDPOINTS).prop_map(Op::Replay),
+        1 => any::<usize>().prop_map(Op::CancelReplay),
+        8 => Just(Op::ReadReplays),
+    ]
 }
 
 pub(super) fn stream(writer: u64) -> Stream {

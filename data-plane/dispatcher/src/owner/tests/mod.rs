@@ -6,6 +6,7 @@ mod filters;
 mod health;
 mod leases;
 mod pace;
+mod replays;
 mod retries;
 mod world;
 
