@@ -162,6 +162,22 @@ async fn a_receiver_of_qr_for_agent_notices_no_difference() {
     );
     assert_eq!(text(arrival), expected);
 
+    let order = json!({
+        "event_id": event["id"], "external_id": "order 1", "value": "49.90", "currency": "EUR", "properties": {"items": 2},
+    });
+    let conversion = stage.api.post("/v1/conversions", order).await;
+    let arrival = &stage.arrivals(2).await[1];
+    assert!(is_hex_of_body(arrival, "x-webhook-signature", stage.secret()));
+    let recorded = stage
+        .api
+        .get(&format!("/v1/events/{}", conversion["id"].as_str().unwrap()))
+        .await;
+    let expected = format!(
+        r#"{{"event":"qr.conversion","data":{{"shortId":"abc123","timestamp":{},"externalId":"order 1","value":"49.90","currency":"EUR","properties":{{"items":2}},"scan":{{"id":{},"timestamp":{at},"device_type":"mobile","browser":"Safari","os":"iOS","country":null,"city":null}}}}}}"#,
+        recorded["created_at"], event["id"]
+    );
+    assert_eq!(text(arrival), expected);
+
     let secret = stage.rotate().await;
     let arrival = stage.test().await;
     assert!(is_hex_of_body(&arrival, "x-webhook-signature", &secret));
