@@ -150,7 +150,7 @@ mod tests {
         };
         insta::assert_snapshot!(
             json(&endpoint),
-            @r#"{"id":"ep_1","url":"","description":"","events":["scan.*"],"status":"degraded","consecutive_failures":1099511627776,"retry_schedule":["0s","1.500s"],"max_concurrency":0,"etag":"","created_at":"2026-03-03T14:32:18.000Z","tenant_id":""}"#
+            @r#"{"id":"ep_1","url":"","description":"","events":["scan.*"],"status":"degraded","consecutive_failures":1099511627776,"retry_schedule":["0s","1.500s"],"max_concurrency":0,"etag":"","created_at":"2026-03-03T14:32:18.000Z","tenant_id":"","ordering":"unspecified"}"#
         );
     }
 

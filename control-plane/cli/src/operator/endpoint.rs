@@ -192,6 +192,19 @@ struct Fields {
     /// Requests at once after a pause, beyond the rate limit
     #[arg(long, value_name = "N")]
     rate_burst: Option<i32>,
+    /// Only events for which this CEL expression is true, such as 'data.country == "CA"'; empty for all
+    #[arg(long, value_name = "EXPRESSION")]
+    filter: Option<String>,
+    /// Which deliveries wait for others
+    #[arg(long)]
+    ordering: Option<Ordering>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Ordering {
+    None,
+    /// One code's events go out one after the other, failures included
+    PerCode,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -208,6 +221,15 @@ impl Fields {
             Status::Active => v1::EndpointStatus::Active,
             Status::Paused => v1::EndpointStatus::Paused,
         });
+        let ordering = self.ordering.map(|ordering| match ordering {
+            Ordering::None => v1::Ordering::None,
+            Ordering::PerCode => v1::Ordering::PerCode,
+        });
+        let filtered = self.filter.is_some();
+        let filter = v1::Filter {
+            expression: mask.take("filter.expression", self.filter),
+            ..v1::Filter::default()
+        };
         let limited = self.rate_limit.is_some() || self.rate_burst.is_some();
         let rate_limit = v1::RateLimit {
             per_second: mask.take("rate_limit.per_second", self.rate_limit),
@@ -215,6 +237,8 @@ impl Fields {
         };
         let endpoint = v1::Endpoint {
             rate_limit: limited.then_some(rate_limit),
+            filter: filtered.then_some(filter),
+            ordering: mask.take("ordering", ordering).into(),
             url: mask.take("url", url),
             description: mask.take("description", self.description),
             events: mask.take("events", Some(events).filter(|events| !events.is_empty())),
@@ -383,5 +407,18 @@ mod tests {
             show_once(endpoint.clone(), &mut captured.output(format)).unwrap();
             assert_eq!(captured.text().matches("whsec_abc").count(), 1, "{format:?}");
         }
+    }
+
+    #[test]
+    fn a_filter_and_an_order_are_what_an_update_changes() {
+        let fields = Fields {
+            filter: Some("data.is_bot".to_owned()),
+            ordering: Some(Ordering::PerCode),
+            ..Fields::default()
+        };
+        let (endpoint, mask) = fields.into_endpoint(None, Vec::new());
+        assert_eq!(endpoint.ordering(), v1::Ordering::PerCode);
+        assert_eq!(endpoint.filter.unwrap().expression, "data.is_bot");
+        assert_eq!(mask.finish().unwrap().paths, ["filter.expression", "ordering"]);
     }
 }
