@@ -31,6 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "qrelay.v1.Endpoint",
             "qrelay.v1.PreviewEndpointResponse",
             "qrelay.v1.RotateSecretRequest",
+            "qrelay.v1.TlsClient",
         ])
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())

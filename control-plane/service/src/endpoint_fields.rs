@@ -16,7 +16,7 @@ use crate::{
     presets::{self, Preset},
     rate_limit_field,
     refusal::Violations,
-    wire,
+    tls_client, wire,
 };
 
 /// What a create or an update may set.
@@ -36,11 +36,12 @@ pub(crate) const SETTABLE: Settable = Settable {
         &endpoint_signature::PATHS,
         &endpoint_filter::PATHS,
         &payload_fields::PATHS,
+        &tls_client::PATHS,
     ],
 };
 
 /// What may stand in an update mask without effect.
-pub(crate) const IGNORED: [&str; 10] = [
+pub(crate) const IGNORED: [&str; 12] = [
     "id",
     "consecutive_failures",
     "backlog",
@@ -49,6 +50,8 @@ pub(crate) const IGNORED: [&str; 10] = [
     "updated_at",
     "tenant_id",
     "public_key",
+    "tls_client.subject",
+    "tls_client.expires_at",
     // Judged by itself: it comes with a change of the scheme only.
     "secret",
     // It stays what it was at creation.
@@ -81,12 +84,13 @@ pub(crate) fn is_populated(given: &v1::Endpoint, path: &str) -> bool {
         "signature" => given.signature.is_some(),
         "filter" => given.filter.is_some(),
         "payload" => given.payload.is_some(),
+        "tls_client" => given.tls_client.is_some(),
         _ => false,
     }
 }
 
-/// Sets one field from what was given, and notes what is wrong with it. Where a URL leads and what templates make are
-/// judged elsewhere.
+/// Sets one field from what was given, and notes what is wrong with it. Where a URL leads, what templates make and
+/// client certificates are judged elsewhere.
 pub(crate) fn set(endpoint: &mut Endpoint, path: &str, given: &v1::Endpoint, violations: &mut Violations) {
     match path {
         "url" => endpoint.url.clone_from(&given.url),
@@ -247,6 +251,7 @@ pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth) -> v1::Endpoint
         }
         .into(),
         payload: Some(payload_fields::show(&endpoint.payload)),
+        tls_client: endpoint.tls_client.as_ref().map(tls_client::show),
         preset: Some(endpoint.preset.clone()).filter(|preset| !preset.is_empty()),
     }
 }

@@ -32,7 +32,7 @@ use crate::{
     payload_fields, presets,
     refusal::{self, Violations},
     signing_secret::{self, SigningSecret},
-    wire,
+    tls_client, wire,
 };
 
 /// Checkpoints read at once for a list.
@@ -112,6 +112,7 @@ pub(crate) async fn described(
     if let Some(preset) = preset.filter(|_| paths.contains(&"payload.by_event")) {
         preset.complete(&mut endpoint.payload);
     }
+    tls_client::change(api, &mut endpoint, &["tls_client"], given, violations);
     let payload = given.payload.as_ref();
     payload_fields::judge(api, &mut endpoint, &["payload"], payload, violations).await?;
     endpoint_filter::check_expression(&endpoint.filter, violations).await?;
@@ -219,6 +220,7 @@ pub(crate) async fn update(
     } else {
         None
     };
+    tls_client::change(api, &mut scratch, &paths, &given, &mut violations);
     let mut replaced = false;
     if scratch.filter.expression != current.filter.expression {
         endpoint_filter::check_expression(&scratch.filter, &mut violations).await?;
@@ -237,6 +239,7 @@ pub(crate) async fn update(
             .iter()
             .for_each(|path| set(endpoint, path, &given, &mut ignored));
         payload_fields::settle(&mut endpoint.payload, &paths, payload, &mut ignored);
+        tls_client::settle(endpoint, &paths, &scratch);
         if enabling {
             endpoint.enabled_epoch += 1;
         }
@@ -265,6 +268,7 @@ pub(crate) async fn delete(
     }
     rewrite(api, caller, (&tenant, current.id), &request.etag, |endpoint| {
         endpoint.deleted = true;
+        endpoint.tls_client = None;
         Ok(SecretChange::Clear)
     })
     .await?;
@@ -447,6 +451,7 @@ fn blank(api: &Api, tenant: &Tenant) -> Endpoint {
         filter: Filter::default(),
         ordering: Ordering::None,
         payload: qrelay_store::model::Payload::default(),
+        tls_client: None,
         preset: String::new(),
     }
 }

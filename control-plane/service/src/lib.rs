@@ -49,6 +49,7 @@ mod signing_secret;
 mod streams;
 mod tenants;
 pub mod tls;
+mod tls_client;
 mod usage;
 mod wire;
 

@@ -23,6 +23,7 @@ use tokio::{
 use crate::{
     bodies::{Bodies, NoBody},
     exchange::{Aborted, Exchanger, Outcome, Permit, Phases, Request},
+    identities::Identities,
     pace::{Count, Pace, SharedLimit},
     payloads::Payloads,
     permits::Room,
@@ -46,6 +47,8 @@ pub struct Sender {
     pub payloads: Payloads,
     /// Signs.
     pub signers: Signers,
+    /// Says who we are to a TLS server that asks.
+    pub identities: Identities,
     /// Sends.
     pub exchanger: Exchanger,
 }
@@ -153,11 +156,14 @@ impl Sender {
             timestamp_s: began.as_secs(),
             body: &body,
         }));
+        let identity = self.identities.of(&attempt.endpoint, &self.exchanger).await;
+        let identity = identity.map_err(|error| Made::NotMade(error.to_string()))?;
         let request = Request {
             endpoint: attempt.endpoint.id,
             url: attempt.endpoint.url.clone(),
             headers,
             body,
+            identity,
         };
         let permit = gate(attempt.pace, attempt.replay, until);
         let outcome = self.exchanger.attempt(request, permit).await;

@@ -16,6 +16,7 @@ use crate::{
     bodies::Bodies,
     exchange::Exchanger,
     filters::Filters,
+    identities::Identities,
     owner::{self, Shard},
     payloads::Payloads,
     permits::Permits,
@@ -76,6 +77,7 @@ impl Config {
             ids: deps.store.install().ids.clone(),
             bodies: Bodies::new(Arc::clone(&deps.store)),
             payloads: Payloads::default(),
+            identities: Identities::new(Arc::clone(&deps.secrets)),
             signers: Signers::new(Arc::clone(&deps.store), deps.secrets),
             exchanger: deps.exchanger,
         };

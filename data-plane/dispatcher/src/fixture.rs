@@ -56,6 +56,7 @@ pub(crate) fn endpoint(number: u8) -> Endpoint {
         filter: Filter::default(),
         ordering: Ordering::None,
         payload: qrelay_store::model::Payload::default(),
+        tls_client: None,
         preset: String::new(),
     }
 }

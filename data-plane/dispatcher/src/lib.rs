@@ -8,6 +8,7 @@ pub mod cursor;
 pub mod exchange;
 mod filters;
 pub mod health;
+pub mod identities;
 pub mod lease;
 pub mod ledger;
 pub mod metrics;

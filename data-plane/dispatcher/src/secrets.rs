@@ -6,12 +6,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use data_encoding::BASE64;
 use moka::future::Cache;
 use qrelay_store::{
     Timestamp,
     id::{EndpointId, TenantId},
     limits::{SECRETS_PER_ENDPOINT_MAX, SIGNERS_MAX},
-    model::{Endpoint, SecretRow},
+    model::{Endpoint, SecretRow, TlsClient},
     seal::{Purpose, Sealer},
     signature::{SignatureError, Signer},
     store::{SharedStore, StoreError},
@@ -38,6 +39,17 @@ pub trait SecretOpener: Send + Sync + 'static {
         endpoint: EndpointId,
         row: &SecretRow,
     ) -> Result<SecretSlice<u8>, Unopened>;
+
+    /// The private key of an endpoint's client certificate, PEM.
+    ///
+    /// # Errors
+    /// As [`SecretOpener::open`].
+    fn open_key(
+        &self,
+        tenant: TenantId,
+        endpoint: EndpointId,
+        client: &TlsClient,
+    ) -> Result<SecretSlice<u8>, Unopened>;
 }
 
 impl SecretOpener for Sealer {
@@ -49,6 +61,19 @@ impl SecretOpener for Sealer {
     ) -> Result<SecretSlice<u8>, Unopened> {
         let purpose = Purpose::SigningSecret;
         Sealer::open(self, purpose, tenant, endpoint, row.id, &row.sealed)
+            .map_err(|error| Unopened(error.to_string()))
+    }
+
+    fn open_key(
+        &self,
+        tenant: TenantId,
+        endpoint: EndpointId,
+        client: &TlsClient,
+    ) -> Result<SecretSlice<u8>, Unopened> {
+        let sealed = BASE64
+            .decode(client.sealed_key.as_bytes())
+            .map_err(|_| Unopened("it is not base64".to_owned()))?;
+        Sealer::open(self, Purpose::TlsClientKey, tenant, endpoint, client.id, &sealed)
             .map_err(|error| Unopened(error.to_string()))
     }
 }
@@ -152,6 +177,10 @@ mod tests {
     impl SecretOpener for Plain {
         fn open(&self, _: TenantId, _: EndpointId, row: &SecretRow) -> Result<SecretSlice<u8>, Unopened> {
             Ok(row.sealed.clone().into())
+        }
+
+        fn open_key(&self, _: TenantId, _: EndpointId, _: &TlsClient) -> Result<SecretSlice<u8>, Unopened> {
+            Err(Unopened("there is none".to_owned()))
         }
     }
 

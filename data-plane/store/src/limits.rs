@@ -107,6 +107,8 @@ pub const ROTATION_OVERLAP_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const FILTER_CODES_MAX: usize = 500;
 /// Tags in an endpoint's filter, and campaigns: three times as many tags as a code has.
 pub const FILTER_TAGS_MAX: usize = 100;
+/// A client certificate's chain, and its key, as PEM: a long chain of large RSA certificates takes half of it.
+pub const TLS_CLIENT_PEM_BYTES_MAX: usize = 16 * 1024;
 /// A header's name that a caller chooses: longer ones are refused by some servers.
 pub const HEADER_NAME_BYTES_MAX: usize = 64;
 
@@ -151,6 +153,8 @@ pub const BATCH_CACHE_BYTES: u64 = 32 * 1024 * 1024;
 pub const CODE_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// Ready signers kept, one for each endpoint in use, at some hundred bytes.
 pub const SIGNERS_MAX: u64 = 10_000;
+/// Client certificates kept ready, at some ten kilobytes with the sessions made under them.
+pub const IDENTITIES_MAX: u64 = 1_000;
 /// Deliveries that one look at a delivery log with a filter reads at most: some tens of milliseconds of SQLite.
 pub const DELIVERIES_SCANNED_MAX: usize = 2_000;
 /// The longest pause that a receiver's Retry-After can ask for: as long as the longest pause of a schedule. What

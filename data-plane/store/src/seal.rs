@@ -33,12 +33,15 @@ const NONCE_BYTES: usize = 12;
 pub enum Purpose {
     /// An endpoint's signing secret: the raw bytes that `whsec_…` is the base64 of.
     SigningSecret,
+    /// The private key of an endpoint's client certificate: PEM.
+    TlsClientKey,
 }
 
 impl Purpose {
     const fn as_str(self) -> &'static str {
         match self {
             Self::SigningSecret => "signing-secret",
+            Self::TlsClientKey => "tls-client-key",
         }
     }
 }

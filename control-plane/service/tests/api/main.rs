@@ -17,3 +17,4 @@ mod raw_grpc;
 mod replays;
 mod server;
 mod tenants;
+mod tls_client;

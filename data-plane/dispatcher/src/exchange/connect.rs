@@ -12,13 +12,14 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use qrelay_store::limits::{CONNECT_ADDRESSES_MAX, CONNECT_STAGGER};
 use qrelay_store::target::{TargetHost, TargetUrl};
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::gate::Stream;
+use super::identity::Identity;
 use super::outcome::{ErrorClass, Failure, Fault, Phases};
 use super::proxy::EgressProxy;
 use super::transport::Transport;
@@ -26,6 +27,8 @@ use super::transport::Transport;
 /// Makes connections.
 pub(super) struct Connector {
     pub(super) tls: Arc<ClientConfig>,
+    /// Whom receivers' certificates are checked against, under every identity.
+    pub(super) roots: Arc<RootCertStore>,
     pub(super) connect_timeout: Duration,
     /// What everything goes through, if anything.
     pub(super) proxy: Option<EgressProxy>,
@@ -38,6 +41,7 @@ impl Connector {
         &self,
         url: &TargetUrl,
         addresses: &[SocketAddr],
+        identity: Option<&Identity>,
         deadline: Instant,
         phases: &mut Phases,
     ) -> Result<(Stream, SocketAddr), Failure> {
@@ -51,7 +55,7 @@ impl Connector {
             return Ok((Stream::Plain(transport), peer));
         }
         let started = Instant::now();
-        let session = timeout_at(deadline, self.handshake(url, transport)).await;
+        let session = timeout_at(deadline, self.handshake(url, identity, transport)).await;
         phases.tls = Some(started.elapsed());
         session
             .map_err(|_| {
@@ -105,7 +109,12 @@ impl Connector {
         Ok(Transport::Tcp(tcp))
     }
 
-    async fn handshake(&self, url: &TargetUrl, transport: Transport) -> Result<Stream, Failure> {
+    async fn handshake(
+        &self,
+        url: &TargetUrl,
+        identity: Option<&Identity>,
+        transport: Transport,
+    ) -> Result<Stream, Failure> {
         let name = match url.host() {
             TargetHost::Ip(address) => ServerName::from(*address),
             TargetHost::Name(name) => ServerName::try_from(name.clone()).map_err(|_| {
@@ -116,7 +125,8 @@ impl Connector {
                 )
             })?,
         };
-        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        let tls = identity.map_or(&self.tls, |identity| &identity.tls);
+        let connector = TlsConnector::from(Arc::clone(tls));
         match connector.connect(name, transport).await {
             Ok(session) => Ok(Stream::Tls(Box::new(session))),
             Err(error) => Err(tls_failure(&error)),

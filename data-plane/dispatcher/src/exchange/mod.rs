@@ -9,6 +9,7 @@
 
 mod connect;
 mod gate;
+mod identity;
 mod kept_headers;
 mod outcome;
 mod pool;
@@ -22,6 +23,7 @@ mod transport;
 mod tests;
 
 pub use gate::Permit;
+pub use identity::{Identity, UnusableIdentity};
 pub use outcome::{Aborted, ErrorClass, Failure, Fault, Outcome, Phases, RetryAfter, Wish};
 pub use proxy::{EgressProxy, EgressProxyError};
 pub use tls::TlsConfigError;
@@ -34,7 +36,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use qrelay_store::id::EndpointId;
+use qrelay_store::id::{EndpointId, SecretId};
 use qrelay_store::limits::{
     CONNECT_TIMEOUT, EXCHANGE_TIMEOUT, IDLE_CONNECTION_TIMEOUT, IDLE_CONNECTIONS_MAX, IDLE_SWEEP_PERIOD,
 };
@@ -90,6 +92,8 @@ pub struct Request {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// What a TLS server is shown that asks who we are.
+    pub identity: Option<Identity>,
 }
 
 /// Makes exchanges. Cheap to clone; all clones share the kept connections.
@@ -111,12 +115,14 @@ impl Exchanger {
     /// Reads the root certificates and starts the task that closes idle connections. Must be called within a tokio
     /// runtime.
     pub fn new(config: Config, targets: Targets) -> Result<Self, TlsConfigError> {
-        let tls = tls::client_config(config.ca_bundle.as_deref())?;
+        let roots = tls::roots(config.ca_bundle.as_deref())?;
+        let tls = tls::client_config(&roots)?;
         let pool = Arc::new(Pool::new(config.idle_connections_max));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(sweep(Arc::clone(&pool), stop.clone()));
         let connector = Connector {
             tls,
+            roots,
             connect_timeout: config.connect_timeout,
             proxy: config.egress_proxy.clone(),
         };
@@ -135,6 +141,14 @@ impl Exchanger {
     /// The policy and resolver that every attempt is judged with.
     pub fn targets(&self) -> &Targets {
         &self.shared.targets
+    }
+
+    /// An identity from a certificate chain and its key in PEM, for requests that go out under it.
+    ///
+    /// # Errors
+    /// When they are none, or do not fit each other.
+    pub fn identity(&self, id: SecretId, cert: &str, key: &[u8]) -> Result<Identity, UnusableIdentity> {
+        Identity::new(&self.shared.connector.roots, id, cert, key)
     }
 
     /// How many idle connections are kept open, for the metrics.
@@ -204,6 +218,7 @@ impl Shared {
         let key = PoolKey {
             endpoint: request.endpoint,
             origin: url.origin(),
+            identity: request.identity.as_ref().map(|identity| identity.id),
         };
         let message = match send::message(&url, &request) {
             Ok(message) => message,
@@ -220,7 +235,8 @@ impl Shared {
                 Err(unsent) => gate = unsent.gate,
             }
         }
-        let fresh = match self.open(&url, &addresses, deadline, phases).await {
+        let identity = request.identity.as_ref();
+        let fresh = match self.open(&url, &addresses, identity, deadline, phases).await {
             Ok(fresh) => fresh,
             Err(failure) => return Ok(Err(failure)),
         };

@@ -1,6 +1,6 @@
 //! Connections kept open between exchanges, per endpoint.
 //!
-//! A kept connection is used only by the endpoint that opened it, for the same origin, and only while the address
+//! A kept connection is used only by the endpoint that opened it, under the same identity, for the same origin, and only while the address
 //! it leads to is still among those vetted for the exchange at hand: a name that moved is followed, and a name that
 //! turned private is never reached over an old connection. The number kept is bounded; who comes too late is
 //! closed. Nothing is kept longer than its idle time, which the receiver may shorten (`Keep-Alive: timeout=…`).
@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http1::SendRequest;
-use qrelay_store::id::EndpointId;
+use qrelay_store::id::{EndpointId, SecretId};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -42,6 +42,8 @@ pub(super) struct PoolKey {
     pub(super) endpoint: EndpointId,
     /// Scheme, host and port.
     pub(super) origin: String,
+    /// Who we are on it.
+    pub(super) identity: Option<SecretId>,
 }
 
 struct Idle {

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::gate::{Gate, GateCell, GatedStream, Left};
+use super::identity::Identity;
 use super::outcome::{Aborted, ErrorClass, Failure, Fault, Outcome, Phases};
 use super::pool::{Connection, Driver, PoolKey};
 use super::{Request, Shared, response};
@@ -87,10 +88,14 @@ impl Shared {
         &self,
         url: &TargetUrl,
         addresses: &[SocketAddr],
+        identity: Option<&Identity>,
         deadline: Instant,
         phases: &mut Phases,
     ) -> Result<Connection, Failure> {
-        let (stream, peer) = self.connector.connect(url, addresses, deadline, phases).await?;
+        let (stream, peer) = self
+            .connector
+            .connect(url, addresses, identity, deadline, phases)
+            .await?;
         let gate = GateCell::new();
         let io = TokioIo::new(GatedStream::new(stream, gate.clone()));
         let handshake = http1::Builder::new()
@@ -257,10 +262,18 @@ fn failure_of(error: &hyper::Error) -> Failure {
         protocol("the response is not valid HTTP/1.1")
     } else if error.is_incomplete_message() {
         protocol("the connection was closed before a response")
+    } else if let Some(tls) = tls_error(error) {
+        // TLS 1.3 lets a server refuse a client's certificate, or its absence, only after the handshake.
+        Failure::new(ErrorClass::Tls, Fault::Receiver, format!("TLS: {tls}"))
     } else {
         // Reset while writing or reading, or closed while idle.
         protocol("the connection was broken before a response")
     }
+}
+
+fn tls_error(error: &hyper::Error) -> Option<&rustls::Error> {
+    let io = std::error::Error::source(error)?.downcast_ref::<std::io::Error>()?;
+    io.get_ref()?.downcast_ref()
 }
 
 /// A response that came before the request was begun.

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
 /// Why no TLS configuration could be made. The process should not start.
 #[derive(Debug, thiserror::Error)]
@@ -37,8 +38,8 @@ pub enum TlsConfigError {
     Rustls(#[from] rustls::Error),
 }
 
-/// The configuration of all TLS connections to receivers.
-pub(super) fn client_config(ca_bundle: Option<&Path>) -> Result<Arc<ClientConfig>, TlsConfigError> {
+/// The authorities that receivers are checked against.
+pub(super) fn roots(ca_bundle: Option<&Path>) -> Result<Arc<RootCertStore>, TlsConfigError> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     for error in &native.errors {
@@ -57,13 +58,28 @@ pub(super) fn client_config(ca_bundle: Option<&Path>) -> Result<Arc<ClientConfig
             "no root certificates: every https endpoint will fail; install them or give --ca-bundle"
         );
     }
+    Ok(Arc::new(roots))
+}
+
+/// The configuration of TLS connections to receivers that are shown no certificate.
+pub(super) fn client_config(roots: &Arc<RootCertStore>) -> Result<Arc<ClientConfig>, TlsConfigError> {
+    let config = builder(Arc::clone(roots))?.with_no_client_auth();
+    Ok(Arc::new(speaking_http(config)))
+}
+
+/// What all configurations have in common.
+pub(super) fn builder(
+    roots: Arc<RootCertStore>,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots))
+}
+
+/// With the protocol that is spoken inside.
+pub(super) fn speaking_http(mut config: ClientConfig) -> ClientConfig {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    config
 }
 
 fn add_bundle(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsConfigError> {

@@ -157,6 +157,7 @@ pub fn endpoint(tenant: TenantId) -> Endpoint {
         filter: Filter::default(),
         ordering: Ordering::None,
         payload: crate::model::Payload::default(),
+        tls_client: None,
         preset: String::new(),
     }
 }

@@ -63,6 +63,9 @@ pub struct Endpoint {
     /// What its webhooks look like.
     #[serde(default)]
     pub payload: super::Payload,
+    /// What its TLS server is shown, if anything.
+    #[serde(default)]
+    pub tls_client: Option<super::TlsClient>,
     /// The preset that it was made with, or empty. Its settings stand in the other fields.
     #[serde(default)]
     pub preset: String,
@@ -258,6 +261,7 @@ mod tests {
         assert_eq!(row.signature.scheme, SignatureScheme::Standard);
         assert_eq!(row.public_key, None);
         assert_eq!(row.rate_limit, None);
+        assert_eq!(row.tls_client, None);
         assert_eq!(row.failure, FailureRules::default());
         assert_eq!(row.filter, Filter::default());
         assert_eq!(row.ordering, Ordering::None);

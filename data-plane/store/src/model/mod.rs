@@ -9,6 +9,7 @@ mod key;
 mod payload;
 mod signature;
 mod tenant;
+mod tls_client;
 
 pub use code::{Code, CodeStatus, Host, ShortLink};
 pub use endpoint::{
@@ -19,6 +20,7 @@ pub use key::{ApiKey, KeyRole};
 pub use payload::{EventPayload, Payload, PayloadFormat};
 pub use signature::{Signature, SignatureScheme, refused_name};
 pub use tenant::{Durability, IpPrivacy, Tenant, TenantStatus, partition_of};
+pub use tls_client::TlsClient;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,7 @@
 //! Exchanges with receivers of every kind, over real sockets on loopback.
 
 mod hostile;
+mod identity;
 mod permit;
 mod proxy;
 mod receiver;
@@ -58,6 +59,7 @@ fn request(url: impl Into<String>) -> Request {
         url: url.into(),
         headers,
         body: Bytes::from_static(b"{\"hello\":1}"),
+        identity: None,
     }
 }
 

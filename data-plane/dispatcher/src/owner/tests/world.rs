@@ -53,6 +53,15 @@ impl SecretOpener for OneSecret {
         assert!(row.sealed != [PANICS], "a bug of ours, on purpose");
         Ok(SECRET.to_vec().into())
     }
+
+    fn open_key(
+        &self,
+        _: TenantId,
+        _: EndpointId,
+        _: &qrelay_store::model::TlsClient,
+    ) -> Result<SecretSlice<u8>, Unopened> {
+        Err(Unopened("there is none".to_owned()))
+    }
 }
 
 /// All that a test has.
@@ -214,6 +223,7 @@ impl World {
             filter: Filter::default(),
             ordering: Ordering::None,
             payload: qrelay_store::model::Payload::default(),
+            tls_client: None,
             preset: String::new(),
         };
         edit(&mut endpoint);
