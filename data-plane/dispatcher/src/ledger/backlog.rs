@@ -103,7 +103,7 @@ fn reason(subscriber: &Subscriber, now: Instant) -> BacklogReason {
 
 fn oldest(subscriber: &Subscriber) -> Option<Timestamp> {
     let waiting = subscriber.deliveries.values();
-    let waiting = waiting.filter(|delivery| waits(delivery));
+    let waiting = waiting.filter(|delivery| waits(delivery) || is_behind(delivery));
     let here = waiting.map(|delivery| delivery.recorded_at).min();
     let behind = subscriber.own.as_ref().and_then(|own| own.behind_since);
     match (here, behind) {
@@ -130,4 +130,9 @@ fn next_send(subscriber: &Subscriber, reason: BacklogReason) -> Option<Timestamp
 /// Replays are told of by themselves.
 fn waits(delivery: &Delivery) -> bool {
     delivery.replay.is_none() && matches!(delivery.phase, Phase::Fresh | Phase::Waiting)
+}
+
+/// It waits for the one before it, and goes when that is over.
+fn is_behind(delivery: &Delivery) -> bool {
+    delivery.replay.is_none() && delivery.phase == Phase::Behind
 }

@@ -33,6 +33,8 @@ pub mod settle;
 #[cfg(test)]
 mod announce_tests;
 #[cfg(test)]
+mod backlog_tests;
+#[cfg(test)]
 mod tests;
 
 use std::{
