@@ -2,11 +2,11 @@
 //!
 //! A crowd scans at a fixed rate, whether the server lives or not. Receivers note what comes: a healthy one, two that
 //! fail half of what they get, one that asks for pauses, one that a rate limit throttles. Meanwhile a tenant pauses and
-//! resumes endpoints, rotates their secrets with an overlap, and retries deliveries by hand ([`acts`]). The server is
-//! killed at random moments and started again. At the end each id that the crowd was answered with must have been
-//! accepted by each receiver, each retry that was answered must have been made, every signature must be one of a secret
-//! that was valid, and the limit must have held over all kills. `QRELAY_TEST_KILLS` (25) and `QRELAY_TEST_SEED` steer it;
-//! both are printed.
+//! resumes endpoints, rotates their secrets with an overlap, retries deliveries by hand and replays ranges ([`acts`]). The
+//! server is killed at random moments and started again. At the end each id that the crowd was answered with must have
+//! been accepted by each receiver, each retry and replay that was answered must have been made, every signature must be
+//! one of a secret that was valid, and the limit must have held over all kills. `QRELAY_TEST_KILLS` (25) and
+//! `QRELAY_TEST_SEED` steer it; both are printed.
 //!
 //! That the test can fail was tried with deliberate bugs: answering before the commit, saving a cursor before the
 //! deliveries that are outstanding behind it, and finishing a retry's command before its delivery is saved.
@@ -88,12 +88,21 @@ async fn every_answered_scan_is_delivered_across_kills() {
             .then_some(())
     })
     .await;
+    for replay in &acted.replays {
+        wait_within(
+            DRAIN,
+            "every replay that was answered comes to its end",
+            async || replay.is_made(&api, &subscriptions).await.then_some(()),
+        )
+        .await;
+    }
     report(&answered, &subscriptions, &mut restarts, seed);
     println!(
-        "{} pauses, {} rotations, {} retries by hand",
+        "{} pauses, {} rotations, {} retries by hand, {} replays",
         acted.pauses,
         acted.rotations,
-        acted.retries.len()
+        acted.retries.len(),
+        acted.replays.len()
     );
     check_arrivals(&subscriptions);
     check_limit(begun, &subscriptions[THROTTLED].receiver);

@@ -1,6 +1,7 @@
 //! What a tenant does while the server is killed: each act is asked for until it is answered.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -16,10 +17,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::THROTTLED;
+
+/// Each of them sends all that there was once more.
+const REPLAYS_MAX: usize = 3;
+
 /// An endpoint with its receiver.
 pub(super) struct Subscription {
     pub(super) receiver: Receiver,
     pub(super) path: String,
+    created_at: Value,
     newest_secret: Mutex<String>,
 }
 
@@ -30,6 +37,7 @@ impl Subscription {
         Self {
             receiver,
             path: format!("/v1/endpoints/{}", endpoint["id"].as_str().unwrap()),
+            created_at: endpoint["created_at"].clone(),
             newest_secret: Mutex::new(secret.to_owned()),
         }
     }
@@ -58,12 +66,37 @@ impl Retry {
     }
 }
 
+/// A replay that was answered.
+pub(super) struct Replay {
+    subscription: usize,
+    path: String,
+    asked: Instant,
+}
+
+impl Replay {
+    /// Whether it came to its end, with every event that it found sent since it was asked for.
+    pub(super) async fn is_made(&self, api: &Api, subscriptions: &[Subscription]) -> bool {
+        let replay = api.get(&self.path).await;
+        if replay["state"] == "running" {
+            return false;
+        }
+        assert_eq!(replay["state"], "done", "{replay}");
+        let arrivals = subscriptions[self.subscription].receiver.arrivals();
+        let later = arrivals.iter().filter(|arrival| arrival.at >= self.asked);
+        let came: HashSet<_> = later.map(|arrival| &arrival.id).collect();
+        let found = usize::try_from(replay["found"].as_u64().unwrap()).unwrap();
+        assert!(came.len() >= found, "{} came: {replay}", came.len());
+        true
+    }
+}
+
 /// What was done.
 #[derive(Default)]
 pub(super) struct Acted {
     pub(super) pauses: usize,
     pub(super) rotations: usize,
     pub(super) retries: Vec<Retry>,
+    pub(super) replays: Vec<Replay>,
 }
 
 /// A tenant at work, until it is told to stop.
@@ -105,10 +138,13 @@ impl Tenant {
             // A random while between acts: that is the experiment, not a wait for something.
             sleep(Duration::from_millis(self.random.random_range(10..150))).await;
             let which = self.random.random_range(0..self.subscriptions.len());
-            match self.random.random_range(0..10) {
-                0 | 1 => self.pause(which).await,
-                2..4 => self.resume(which).await,
-                4 => self.rotate(which).await,
+            match self.random.random_range(0..20) {
+                0..4 => self.pause(which).await,
+                4..8 => self.resume(which).await,
+                8..10 => self.rotate(which).await,
+                10 | 11 if self.acted.replays.len() < REPLAYS_MAX && which != THROTTLED => {
+                    self.replay(which).await
+                }
                 _ => self.retry(which).await,
             }
         }
@@ -163,6 +199,22 @@ impl Tenant {
         .await;
         *self.subscriptions[which].newest_secret.lock().unwrap() = secret;
         self.acted.rotations += 1;
+    }
+
+    /// All that there was so far.
+    async fn replay(&mut self, which: usize) {
+        let subscription = &self.subscriptions[which];
+        let path = format!("{}/replay", subscription.path);
+        // Its answer may be lost: asked again with the same id, it is the same replay.
+        let id = format!("replay-{}", self.random.random::<u64>());
+        let body = json!({"start_time": subscription.created_at, "request_id": id});
+        let asked = Instant::now();
+        let replay = self.must(Method::POST, &path, &body).await;
+        self.acted.replays.push(Replay {
+            subscription: which,
+            path: format!("/v1/replays/{}", replay["id"].as_str().unwrap()),
+            asked,
+        });
     }
 
     /// Any of the last deliveries, whatever became of it.
