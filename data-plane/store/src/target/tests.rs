@@ -290,6 +290,37 @@ async fn one_bad_answer_among_many_refuses_the_name() {
 }
 
 #[tokio::test]
+async fn an_ipv4_mapped_answer_is_judged_as_the_address_it_carries() {
+    let mapped = |v4: &str| format!("::ffff:{v4}");
+    for private in ["10.0.0.1", "127.0.0.1", "169.254.169.254", "192.168.1.1"] {
+        let refused = vet(public(), "https://hook.example.com/", &[&mapped(private)]).await;
+        assert!(
+            matches!(refused, Err(TargetError::Answer { .. })),
+            "{private}: {refused:?}"
+        );
+    }
+    let vetted = vet(public(), "https://hook.example.com/", &[&mapped("93.184.216.34")]).await;
+    assert_eq!(vetted.unwrap(), ["93.184.216.34:443"], "and connected to as that");
+}
+
+#[tokio::test]
+async fn a_nat64_answer_is_judged_as_the_address_it_carries() {
+    for private in [
+        "64:ff9b::10.0.0.1",
+        "64:ff9b::169.254.169.254",
+        "64:ff9b::127.0.0.1",
+    ] {
+        let refused = vet(public(), "https://hook.example.com/", &[private]).await;
+        assert!(
+            matches!(refused, Err(TargetError::Answer { .. })),
+            "{private}: {refused:?}"
+        );
+    }
+    let vetted = vet(public(), "https://hook.example.com/", &["64:ff9b::93.184.216.34"]).await;
+    assert_eq!(vetted.unwrap(), ["[64:ff9b::5db8:d822]:443"]);
+}
+
+#[tokio::test]
 async fn a_refused_answer_is_not_shown_to_the_tenant() {
     let error = vet(public(), "https://hook.example.com/", &["10.11.12.13"])
         .await
