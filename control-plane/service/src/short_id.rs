@@ -1,7 +1,7 @@
 //! Short ids: what is printed.
 //!
 //! Generated ones are lower case, of an alphabet without look-alikes and without vowels (so that they make no
-//! words), and are found in any case by the edge; given ones keep their case.
+//! words); given ones keep their case. Whatever is in lower case is found in any case.
 
 use qrelay_store::{id::random, limits};
 

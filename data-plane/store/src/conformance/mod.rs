@@ -76,6 +76,7 @@ macro_rules! conformance_tests {
             a_repeated_change_is_made_once,
             an_id_is_used_once,
             a_short_link_belongs_to_its_code_for_ever,
+            no_spelling_of_a_lower_case_link_passes_to_another_tenant,
             short_links_are_case_sensitive_and_by_host,
             a_repeated_request_creates_once,
             a_request_id_with_another_body_is_refused,

@@ -165,6 +165,33 @@ pub async fn a_short_link_belongs_to_its_code_for_ever(store: &SharedStore) {
     created_code(store, code.tenant, "abd").await;
 }
 
+pub async fn no_spelling_of_a_lower_case_link_passes_to_another_tenant(store: &SharedStore) {
+    let mut lower = created_code(store, TenantId::random(), "menu").await;
+    let stranger = TenantId::random();
+    for _ in 0..2 {
+        for spelling in ["MENU", "Menu"] {
+            let refused = store.change(create(of_code(&code(stranger, spelling)))).await;
+            assert!(matches!(refused, Err(ChangeError::Exists)), "{refused:?}");
+        }
+        // Not even after deletion: it is printed.
+        (lower.version, lower.status) = (2, CodeStatus::Deleted);
+        if store.code(lower.id).await.unwrap().unwrap().version == 1 {
+            store.change(update(of_code(&lower))).await.unwrap();
+        }
+    }
+    // Its own tenant may, and whoever printed capitals first keeps them.
+    created_code(store, lower.tenant, "MENU").await;
+    let capitals = created_code(store, stranger, "BAR").await;
+    created_code(store, lower.tenant, "bar").await;
+    let mut changed = capitals.clone();
+    (changed.version, changed.name) = (2, "other".to_owned());
+    store.change(update(of_code(&changed))).await.unwrap();
+    assert_eq!(
+        store.code_by_link(&capitals.link).await.unwrap().as_deref(),
+        Some(&changed)
+    );
+}
+
 pub async fn short_links_are_case_sensitive_and_by_host(store: &SharedStore) {
     let tenant = TenantId::random();
     let (lower, upper) = (

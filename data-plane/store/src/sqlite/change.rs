@@ -190,7 +190,8 @@ fn refuse(
         return Err(Fault::Damaged(reason));
     }
     if let Resource::Code(code) = &change.resource
-        && link_taken(connection, code)?
+        && (link_taken(connection, code)?
+            || (change.expected == Expected::Absent && link_found_by_others(connection, code)?))
     {
         return Ok(Some(ChangeError::Exists));
     }
@@ -212,6 +213,20 @@ fn link_taken(connection: &Connection, code: &Code) -> Result<bool, Fault> {
         .query_row([&code.link.host.0, &code.link.short_id], |row| row.get(0))
         .optional()?;
     Ok(owner.is_some_and(|owner| owner != code.id.to_string()))
+}
+
+/// Whether the link is a spelling of another tenant's lower-case one: that is found in any case, so a new code of this
+/// spelling would take its scans.
+fn link_found_by_others(connection: &Connection, code: &Code) -> Result<bool, Fault> {
+    let lower = code.link.short_id.to_ascii_lowercase();
+    let tenant: Option<String> = connection
+        .prepare_cached(
+            "SELECT code.tenant FROM short_link AS link JOIN code ON code.id = link.code
+             WHERE link.host = ?1 AND link.short_id = ?2",
+        )?
+        .query_row([&code.link.host.0, &lower], |row| row.get(0))
+        .optional()?;
+    Ok(tenant.is_some_and(|tenant| tenant != code.tenant.to_string()))
 }
 
 fn secrets_stored(connection: &Connection, secrets: &SecretChange) -> Result<bool, Fault> {
