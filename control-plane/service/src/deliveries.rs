@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use qrelay_proto::v1;
 use qrelay_store::{
+    checkpoint::EndpointHealth,
+    clock::Timestamp,
     id::{CommandId, DeliveryId, DeliveryKey, PartitionId},
     model::{Endpoint, EventPattern, Tenant},
     store::{
@@ -15,7 +17,7 @@ use tonic::Status;
 use crate::{
     api::Api,
     caller::Caller,
-    command, endpoints,
+    command, endpoint_fields, endpoints,
     events::{self, Renderer},
     page::{self, Bound},
     refusal::{self, Violations},
@@ -46,7 +48,8 @@ pub(crate) async fn list(
     let token = |position: &DeliveryPosition| api.tokens.token(&bound, position);
     let (count, rows) = (page.deliveries.len(), page.deliveries);
     let of_row = |row: &DeliverySummary| token(&(row.last.first_at, row.last.event));
-    let (deliveries, cut_at) = page::cut(rows, size, |row| show(api, row), of_row);
+    let due = Due::of(api, &endpoint).await?;
+    let (deliveries, cut_at) = page::cut(rows, size, |row| show(api, row, &due), of_row);
     let next_page_token = if deliveries.len() < count {
         cut_at
     } else {
@@ -86,9 +89,10 @@ pub(crate) async fn read(
     request: v1::GetDeliveryRequest,
 ) -> Result<v1::Delivery, Status> {
     let tenant = api.tenant(caller, &request.tenant_id).await?;
-    let (_, rows) = rows_of(api, &tenant, &request.id).await?;
+    let (endpoint, rows) = rows_of(api, &tenant, &request.id).await?;
     let last = rows[rows.len() - 1].clone();
-    Ok(show_whole(api, last, &rows))
+    let due = Due::of(api, &endpoint).await?;
+    Ok(show_whole(api, last, &rows, &due))
 }
 
 /// RetryDelivery. The owner of the endpoint's home carries it out, under the endpoint's limits.
@@ -140,7 +144,31 @@ pub(crate) async fn retry(
         next_attempt_at: Some(now),
         ..last
     };
-    Ok(show_whole(api, last, &rows))
+    let due = Due::of(api, &endpoint).await?;
+    Ok(show_whole(api, last, &rows, &due))
+}
+
+/// When what is due goes out, as far as its endpoint lets it.
+struct Due<'a> {
+    endpoint: &'a Endpoint,
+    health: EndpointHealth,
+    now: Timestamp,
+}
+
+impl<'a> Due<'a> {
+    async fn of(api: &Api, endpoint: &'a Endpoint) -> Result<Self, Status> {
+        let health = endpoints::health(api, endpoint).await?;
+        let now = api.now();
+        Ok(Self {
+            endpoint,
+            health,
+            now,
+        })
+    }
+
+    fn next(&self, at: Timestamp) -> Option<Timestamp> {
+        endpoint_fields::next_send(self.endpoint, &self.health, at, self.now)
+    }
 }
 
 /// A delivery's rows, of which there is at least one, and its endpoint; another tenant's is not found.
@@ -167,17 +195,17 @@ async fn rows_of(api: &Api, tenant: &Tenant, id: &str) -> Result<(Arc<Endpoint>,
 }
 
 /// A delivery as its `last` row says, with its attempts.
-fn show_whole(api: &Api, last: AttemptRow, rows: &[AttemptRow]) -> v1::Delivery {
+fn show_whole(api: &Api, last: AttemptRow, rows: &[AttemptRow], due: &Due<'_>) -> v1::Delivery {
     let attempts = rows.iter().filter(|row| row.number > 0);
     let attempt_log: Vec<_> = attempts.map(show_attempt).collect();
     let attempts = u32::try_from(attempt_log.len()).unwrap_or(u32::MAX);
     v1::Delivery {
         attempt_log,
-        ..show(api, &DeliverySummary { last, attempts })
+        ..show(api, &DeliverySummary { last, attempts }, due)
     }
 }
 
-fn show(api: &Api, delivery: &DeliverySummary) -> v1::Delivery {
+fn show(api: &Api, delivery: &DeliverySummary, due: &Due<'_>) -> v1::Delivery {
     let (last, ids) = (&delivery.last, &api.store.install().ids);
     let key = DeliveryKey {
         endpoint: last.endpoint,
@@ -199,7 +227,7 @@ fn show(api: &Api, delivery: &DeliverySummary) -> v1::Delivery {
         error: last.error.clone(),
         attempts: wire::small_count(delivery.attempts),
         created_at: Some(wire::time(last.first_at)),
-        next_attempt_at: last.next_attempt_at.map(wire::time),
+        next_attempt_at: last.next_attempt_at.and_then(|at| due.next(at)).map(wire::time),
         endpoint_id: last.endpoint.to_string(),
         attempt_log: Vec::new(),
         code_id: last.code.map_or_else(String::new, |code| code.to_string()),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use qrelay_proto::v1;
 use qrelay_store::{
     checkpoint::{Backlog, EndpointHealth, HealthState},
+    clock::Timestamp,
     limits,
     model::{Endpoint, EndpointIntent, EventPattern, Ordering},
 };
@@ -219,8 +220,16 @@ fn concurrency(given: i32, violations: &mut Violations) -> u32 {
     }
 }
 
-/// A row and its owner's findings on the wire, without secret.
-pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth) -> v1::Endpoint {
+/// A row and its owner's findings on the wire at `now`, without secret. Findings from before the endpoint was last set
+/// active are left out: its owner has not yet heard of it.
+pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth, now: Timestamp) -> v1::Endpoint {
+    let unfound = EndpointHealth::default();
+    let health = if is_outdated(endpoint, health) {
+        &unfound
+    } else {
+        health
+    };
+    let next = |at| next_send(endpoint, health, at, now);
     v1::Endpoint {
         id: endpoint.id.to_string(),
         url: endpoint.url.clone(),
@@ -234,7 +243,7 @@ pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth) -> v1::Endpoint
             .map(|ms| wire::duration(*ms))
             .collect(),
         max_concurrency: wire::small_count(endpoint.max_concurrency),
-        backlog: health.backlog.as_ref().map(show_backlog),
+        backlog: health.backlog.as_ref().map(|backlog| show_backlog(backlog, next)),
         etag: field::etag(endpoint.version),
         created_at: Some(wire::time(endpoint.created_at)),
         updated_at: Some(wire::time(endpoint.updated_at)),
@@ -259,7 +268,7 @@ pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth) -> v1::Endpoint
 /// What the tenant wants comes first. Findings from before the endpoint was last set active count no more, even
 /// while its owner has not yet heard of it.
 fn status(endpoint: &Endpoint, health: &EndpointHealth) -> v1::EndpointStatus {
-    let outdated = health.enabled_epoch < endpoint.enabled_epoch;
+    let outdated = is_outdated(endpoint, health);
     match (endpoint.intent, health.state) {
         (EndpointIntent::Paused, _) => v1::EndpointStatus::Paused,
         (EndpointIntent::Active, HealthState::Degraded) if !outdated => v1::EndpointStatus::Degraded,
@@ -268,12 +277,30 @@ fn status(endpoint: &Endpoint, health: &EndpointHealth) -> v1::EndpointStatus {
     }
 }
 
-fn show_backlog(backlog: &Backlog) -> v1::Backlog {
+fn is_outdated(endpoint: &Endpoint, health: &EndpointHealth) -> bool {
+    health.enabled_epoch < endpoint.enabled_epoch
+}
+
+/// When something that is due `at` goes out: none while the endpoint waits for its tenant, and not in the past.
+pub(crate) fn next_send(
+    endpoint: &Endpoint,
+    health: &EndpointHealth,
+    at: Timestamp,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let waits = matches!(
+        status(endpoint, health),
+        v1::EndpointStatus::Paused | v1::EndpointStatus::Disabled
+    );
+    (!waits && !endpoint.deleted).then(|| at.max(now))
+}
+
+fn show_backlog(backlog: &Backlog, next: impl Fn(Timestamp) -> Option<Timestamp>) -> v1::Backlog {
     v1::Backlog {
         events: wire::count(backlog.events),
         oldest_at: backlog.oldest_at.map(wire::time),
         reason: backlog.reason.as_str().to_owned(),
-        next_send_at: backlog.next_send_at.map(wire::time),
+        next_send_at: backlog.next_send_at.and_then(next).map(wire::time),
     }
 }
 

@@ -34,7 +34,8 @@ pub(crate) async fn run(
     command::put(api, &command).await?;
     match command::outcome(api, &command, deadline).await? {
         Some(result) => answer(api, result),
-        None => Err(Status::deadline_exceeded(
+        None => Err(refusal::unfinished(
+            "TEST_UNFINISHED",
             "no outcome of the test is known after 10 s",
         )),
     }

@@ -62,12 +62,12 @@ pub(crate) async fn create(
     let draft = Draft::create(resource, key, limits::ENDPOINTS_PER_TENANT_MAX).with_secrets(secrets);
     match api.change(caller, draft).await {
         Ok(Changed::Done(_)) => {
-            let shown = show(&endpoint, &EndpointHealth::default());
+            let shown = show(&endpoint, &EndpointHealth::default(), api.now());
             Ok(with_secret(shown, secret.as_ref()))
         }
         Ok(Changed::Replayed(ResourceId::Endpoint(id))) => {
             let row = any_of(api, &tenant, &id.to_string()).await?;
-            Ok(show(&row, &health(api, &row).await?))
+            Ok(show(&row, &health(api, &row).await?, api.now()))
         }
         Ok(Changed::Replayed(_)) => Err(Status::internal("another kind of resource was replayed")),
         Err(ChangeError::LimitReached(max)) => {
@@ -160,7 +160,8 @@ pub(crate) async fn list(
             },
         )
     };
-    let (endpoints, next_page_token) = page::cut(rows, size, |(row, health)| show(row, health), token);
+    let now = api.now();
+    let (endpoints, next_page_token) = page::cut(rows, size, |(row, health)| show(row, health, now), token);
     Ok(v1::ListEndpointsResponse {
         endpoints,
         next_page_token,
@@ -175,7 +176,7 @@ pub(crate) async fn read(
 ) -> Result<v1::Endpoint, Status> {
     let tenant = api.tenant(caller, &request.tenant_id).await?;
     let row = own(api, &tenant, &request.id).await?;
-    Ok(show(&row, &health(api, &row).await?))
+    Ok(show(&row, &health(api, &row).await?, api.now()))
 }
 
 /// UpdateEndpoint.
@@ -251,7 +252,7 @@ pub(crate) async fn update(
         Ok(replacing(api, endpoint, secret.as_ref()))
     })
     .await?;
-    let shown = show(&row, &health(api, &row).await?);
+    let shown = show(&row, &health(api, &row).await?, api.now());
     Ok(with_secret(shown, secret.as_ref().filter(|_| replaced)))
 }
 
@@ -313,7 +314,7 @@ pub(crate) async fn rotate(
         })
     })
     .await?;
-    let shown = show(&row, &health(api, &row).await?);
+    let shown = show(&row, &health(api, &row).await?, api.now());
     Ok(with_secret(shown, secret.as_ref()))
 }
 
@@ -413,7 +414,7 @@ pub(crate) async fn any_of(api: &Api, tenant: &Tenant, id: &str) -> Result<Arc<E
 }
 
 /// What the owner of its home found out; nothing yet for a new one.
-async fn health(api: &Api, endpoint: &Endpoint) -> Result<EndpointHealth, Status> {
+pub(crate) async fn health(api: &Api, endpoint: &Endpoint) -> Result<EndpointHealth, Status> {
     let key = RowKey::health(endpoint.id);
     let row = api
         .store

@@ -98,6 +98,11 @@ pub(crate) fn precondition(code: &str, message: &str) -> Status {
     reason(Code::FailedPrecondition, code, message)
 }
 
+/// DEADLINE_EXCEEDED: nothing is known of the outcome, with the reason as a constant.
+pub(crate) fn unfinished(code: &str, message: &str) -> Status {
+    reason(Code::DeadlineExceeded, code, message)
+}
+
 /// ABORTED: somebody else was faster.
 pub(crate) fn conflict() -> Status {
     reason(

@@ -153,7 +153,7 @@ pub struct ConversionRecord<'a> {
     pub external_id: Cow<'a, str>,
     /// A decimal number, as reported.
     pub value: Option<Cow<'a, str>>,
-    /// ISO 4217, upper case.
+    /// Three letters, upper case.
     pub currency: Option<Cow<'a, str>>,
     /// A JSON object, as text.
     pub properties: Cow<'a, str>,

@@ -91,12 +91,13 @@ fn check(given: &v1::Conversion, violations: &mut Violations) {
     if !given.value.is_empty() && !is_decimal(&given.value) {
         violations.add(
             "value",
-            "must be a decimal number such as 49.90, with at most 18 digits before the point and 9 after",
+            "must be a decimal number such as 49.90, without leading zeros or an exponent, with at most 18 digits \
+             before the point and 9 after",
         );
     }
     let letters = given.currency.bytes().filter(u8::is_ascii_uppercase).count();
     if !given.currency.is_empty() && (letters, given.currency.len()) != (3, 3) {
-        violations.add("currency", "must be the three letters of an ISO 4217 currency");
+        violations.add("currency", "must be three letters, such as EUR");
     }
     if !given.currency.is_empty() && given.value.is_empty() {
         violations.add("currency", "needs a value");
@@ -134,10 +135,14 @@ async fn subject(
         .await
         .map_err(refusal::store)?;
     let record = record.filter(|record| record.head().is_some_and(|head| head.tenant == tenant.id));
-    let scan = match record {
-        None => return Err(missing()),
-        Some(Record::Scan(scan)) => scan,
-        Some(_) => return Err(Violations::one("event_id", "must be a scan's event")),
+    let Some(Record::Scan(scan)) = record else {
+        // A conversion, or an event that is no record: a change of the configuration or of an endpoint's health.
+        let renderer = events::Renderer::new(Arc::clone(&api.store));
+        let event = renderer
+            .event_at(address, tenant.id)
+            .await
+            .map_err(refusal::store)?;
+        return Err(event.map_or_else(missing, |_| Violations::one("event_id", "must be a scan's event")));
     };
     let code = api.store.code_version(scan.code, scan.code_version).await;
     let code = code.map_err(refusal::store)?.ok_or_else(missing)?;

@@ -254,7 +254,6 @@ async fn only_ones_own_scans_and_codes_convert() {
                 ))
                 .to_string(),
         ),
-        by_event(change.as_str().unwrap()),
         json!({"external_id": "order 1", "short_id": other.short_id()}),
         json!({"external_id": "order 1", "short_id": "unknown"}),
     ] {
@@ -270,6 +269,10 @@ async fn only_ones_own_scans_and_codes_convert() {
         .report(&api, json!({"external_id": "order 2", "event_id": conversion}))
         .await;
     assert_eq!(refused.fields(), ["event_id"], "a conversion is no scan");
+    let refused = shop.report(&api, by_event(change.as_str().unwrap())).await;
+    assert_eq!(refused.fields(), ["event_id"], "a change of a code is no scan");
+    let refused = other.report(&api, by_event(change.as_str().unwrap())).await;
+    assert_eq!(refused.status, 404, "another tenant's event is not found");
     let upper = json!({"external_id": "order 3", "short_id": other.short_id().to_ascii_uppercase()});
     assert_eq!(
         other.report(&api, upper).await.ok().body["code_id"],

@@ -567,13 +567,8 @@ async fn found(api: &Api, endpoint: &Endpoint, health: &EndpointHealth) {
     );
 }
 
-#[tokio::test]
-async fn what_the_owner_found_is_shown_until_the_endpoint_is_set_active() {
-    let api = Api::start().await;
-    let (_, key) = api.tenant_and_key().await;
-    let id = api.post(&key, "/v1/endpoints", endpoint()).await.ok().text("id");
-    let path = format!("/v1/endpoints/{id}");
-    let row = api.store.endpoint(id.parse().unwrap()).await.unwrap().unwrap();
+/// Failures, and a backlog that is due at the start of 2027.
+fn degraded() -> EndpointHealth {
     let at = Timestamp::from_millis(1_800_000_000_000);
     let backlog = Backlog {
         events: 7,
@@ -582,12 +577,22 @@ async fn what_the_owner_found_is_shown_until_the_endpoint_is_set_active() {
         next_send_at: Some(at),
         by_limit: false,
     };
-    let health = EndpointHealth {
+    EndpointHealth {
         state: HealthState::Degraded,
         consecutive_failures: 5,
         backlog: Some(backlog),
         ..EndpointHealth::default()
-    };
+    }
+}
+
+#[tokio::test]
+async fn what_the_owner_found_is_shown_until_the_endpoint_is_set_active() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let id = api.post(&key, "/v1/endpoints", endpoint()).await.ok().text("id");
+    let path = format!("/v1/endpoints/{id}");
+    let row = api.store.endpoint(id.parse().unwrap()).await.unwrap().unwrap();
+    let health = degraded();
     found(&api, &row, &health).await;
     let shown = api.get(&key, &path).await.ok();
     assert_eq!(
@@ -620,6 +625,8 @@ async fn what_the_owner_found_is_shown_until_the_endpoint_is_set_active() {
         active.body["status"], "active",
         "what was found before counts no more"
     );
+    assert_eq!(active.body["consecutive_failures"], 0);
+    assert!(active.body.get("backlog").is_none(), "{active:?}");
     let row = api.store.endpoint(id.parse().unwrap()).await.unwrap().unwrap();
     assert_eq!(row.enabled_epoch, 1);
     let again = EndpointHealth {
@@ -628,7 +635,13 @@ async fn what_the_owner_found_is_shown_until_the_endpoint_is_set_active() {
         ..health
     };
     found(&api, &row, &again).await;
-    assert_eq!(api.get(&key, &path).await.ok().body["status"], "disabled");
+    let shown = api.get(&key, &path).await.ok();
+    assert_eq!(shown.body["status"], "disabled");
+    assert_eq!(shown.body["backlog"]["events"], 7);
+    assert!(
+        shown.body["backlog"].get("next_send_at").is_none(),
+        "it waits for its tenant: {shown:?}"
+    );
     assert_eq!(
         api.get(&key, "/v1/endpoints").await.ok().body["endpoints"][0]["status"],
         "disabled"
@@ -669,6 +682,34 @@ fn attempt(endpoint: &Endpoint, first_ms: i64, number: u32, status: DeliveryStat
         response_body: bytes::Bytes::from_static(b"\xffoops"),
         code: None,
     }
+}
+
+#[tokio::test]
+async fn a_retry_is_never_due_in_the_past_and_not_at_all_while_its_endpoint_is_paused() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let id = api.post(&key, "/v1/endpoints", endpoint()).await.ok().text("id");
+    let path = format!("/v1/endpoints/{id}");
+    let row = api.store.endpoint(id.parse().unwrap()).await.unwrap().unwrap();
+    let overdue = AttemptRow {
+        next_attempt_at: Some(Timestamp::from_millis(1_700_000_060_000)),
+        ..attempt(&row, 1_700_000_000_000, 1, DeliveryStatus::Retrying)
+    };
+    api.store.record_attempts(vec![overdue]).await.unwrap();
+    let list = format!("{path}/deliveries");
+    let first = async || api.get(&key, &list).await.ok().body["deliveries"][0].clone();
+    let shown = first().await;
+    assert!(
+        shown["next_attempt_at"].as_str().unwrap() > "2025",
+        "it is due now: {shown}"
+    );
+    api.patch(&key, &path, json!({"status": "paused"})).await.ok();
+    let shown = first().await;
+    assert_eq!(shown["status"], "retrying");
+    assert!(shown.get("next_attempt_at").is_none(), "{shown}");
+    let delivery = format!("/v1/deliveries/{}", shown["id"].as_str().unwrap());
+    let shown = api.get(&key, &delivery).await.ok().body;
+    assert!(shown.get("next_attempt_at").is_none(), "{shown}");
 }
 
 /// Records deliveries that failed once and then succeeded, and lists them in pages of two.
