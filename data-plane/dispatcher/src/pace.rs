@@ -223,6 +223,25 @@ impl Pace {
         self.ask(None, count, Look::Peek)
     }
 
+    /// Which limit keeps the next request back the longest, for people. None when it may begin now.
+    pub fn keeper(&self) -> Option<&'static str> {
+        let limits = lock(&self.0);
+        let shared = lock(&limits.shared.0);
+        let all = [
+            (&limits.own, "the endpoint's rate limit"),
+            (
+                &limits.probation,
+                "the careful pace of an endpoint that does not answer yet",
+            ),
+            (&*shared, "the tenant's rate limit"),
+        ];
+        let waits = all.into_iter().filter_map(|(limit, name)| {
+            let at = limit.as_ref()?.ask(Count::Plan, Look::Peek)?;
+            Some((at, name))
+        });
+        waits.max_by_key(|(at, _)| *at).map(|(_, name)| name)
+    }
+
     /// Begins a request: none when it may, and its permit is used up; else when to ask again.
     pub fn take(&self, count: Count) -> Option<Instant> {
         self.take_within(None, count)

@@ -154,6 +154,10 @@ pub(super) struct Actor {
     pub(super) commands_polled: bool,
     pub(super) known_commands: HashSet<CommandId>,
     pub(super) tests: VecDeque<Command>,
+    /// Tests that were made and whose rows are not recorded yet, by their event.
+    pub(super) unrecorded_tests: HashMap<EventAddress, (CommandId, AttemptRow)>,
+    /// Results of commands that are being put down.
+    pub(super) finishing: usize,
     /// Retries that were taken and are not saved yet: which delivery, as of which revision.
     pub(super) retries: HashMap<CommandId, (EndpointId, EventAddress, u32)>,
     // Announcements of health: when to look, and those on their way.
@@ -216,6 +220,8 @@ impl Actor {
             commands_polled: false,
             known_commands: HashSet::new(),
             tests: VecDeque::new(),
+            unrecorded_tests: HashMap::new(),
+            finishing: 0,
             retries: HashMap::new(),
             announce_at: now,
             announcing: HashSet::new(),
@@ -515,7 +521,7 @@ impl Actor {
         }
         let over = self.exchanges == 0 || now >= deadline;
         let recorded = self.rows.is_empty() && self.held_rows.is_empty() && !self.recording;
-        if !over || !recorded || self.saving || self.held.is_unresolved() {
+        if !over || !recorded || self.finishing > 0 || self.saving || self.held.is_unresolved() {
             return;
         }
         if !self.nothing_to_save {

@@ -2,7 +2,8 @@
 //!
 //! A test is one exchange with a synthetic event, within the endpoint's concurrency and pace, also while the endpoint
 //! is paused or disabled. It has a row in the attempt log and no bearing on health. A command older than anybody
-//! waits for is refused, so that a restart does not send yesterday's tests. A retry has no such age: see
+//! waits for is refused, so that a restart does not send yesterday's tests; so is one that a limit holds back for too
+//! long. Its outcome is told once its row is recorded. A retry has no such age: see
 //! [`super::retries`].
 
 use std::{sync::Arc, time::Duration};
@@ -38,6 +39,8 @@ pub(super) struct Asked {
 
 /// How often commands are looked for, hints or not.
 const POLL_PERIOD: Duration = Duration::from_secs(1);
+/// A test that has not begun after so long is refused while somebody still waits for the reason.
+const TEST_START_WAIT: Duration = Duration::from_secs(8);
 /// Commands taken at once, beside those that are known.
 const TAKE_MAX: usize = 256;
 
@@ -129,7 +132,7 @@ impl Actor {
             let Some(command) = self.tests.pop_front() else {
                 return;
             };
-            if self.wall().since(command.created_at) > limits::TEST_WAIT {
+            if self.wall().since(command.created_at) > TEST_START_WAIT {
                 self.refuse(command.id, "the endpoint's other requests left no room in time");
             } else if !self.start_test(&command, now) {
                 self.tests.push_back(command);
@@ -154,6 +157,12 @@ impl Actor {
         };
         if let Some(at) = pace.take(Count::Plan) {
             self.ledger.end_test(id);
+            let left = TEST_START_WAIT.saturating_sub(self.wall().since(command.created_at));
+            if at > now + left {
+                let keeper = pace.keeper().unwrap_or("a rate limit");
+                self.refuse(command.id, &format!("{keeper} lets nothing out in time"));
+                return true;
+            }
             self.turns.wake(at, id);
             return false;
         }
@@ -210,8 +219,16 @@ impl Actor {
             code: over.code,
         };
         let row = row.exchange(&outcome);
-        self.add_row(row.clone());
-        self.finish_command(command.id, CommandResult::Attempt(Box::new(row)));
+        // Whoever is told of it may ask for it: told once it is recorded.
+        self.unrecorded_tests.insert(event, (command.id, row.clone()));
+        self.add_row(row);
+    }
+
+    /// Tells a test's outcome, if these are the rows of one.
+    pub(super) fn finish_recorded_test(&mut self, event: EventAddress) {
+        if let Some((command, row)) = self.unrecorded_tests.remove(&event) {
+            self.finish_command(command, CommandResult::Attempt(Box::new(row)));
+        }
     }
 
     pub(super) fn refuse(&mut self, command: CommandId, reason: &str) {
@@ -221,6 +238,7 @@ impl Actor {
 
     pub(super) fn finish_command(&mut self, command: CommandId, result: CommandResult) {
         let (shard, partition): (Arc<Shard>, _) = (Arc::clone(&self.shard), self.partition);
+        self.finishing += 1;
         self.work.spawn(async move {
             let finished = shard.store.finish_command(partition, command, &result).await;
             Done::Finished(command, finished)
@@ -229,6 +247,7 @@ impl Actor {
 
     /// A command whose result could not be put down is found pending again, and refused once it is too old.
     pub(super) fn command_finished(&mut self, command: CommandId, result: Result<()>) {
+        self.finishing -= 1;
         self.known_commands.remove(&command);
         if let Err(error) = result {
             tracing::warn!(partition = %self.partition, %error, %command, "cannot put a command's result down");

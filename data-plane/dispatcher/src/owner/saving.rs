@@ -119,9 +119,12 @@ impl Actor {
         self.recording = false;
         self.save_soon();
         match result {
-            Ok(ended) => ended
-                .into_iter()
-                .for_each(|(endpoint, event)| self.ledger.recorded(endpoint, event)),
+            Ok(ended) => {
+                for (endpoint, event) in ended {
+                    self.ledger.recorded(endpoint, event);
+                    self.finish_recorded_test(event);
+                }
+            }
             Err(mut rows) => {
                 // Repeating a row is harmless.
                 rows.append(&mut self.rows);

@@ -18,7 +18,7 @@ use qrelay_store::{
     event::EventType,
     fault::{Fault, Op},
     id::CommandId,
-    model::{Endpoint, EndpointIntent, EventPattern, Signature},
+    model::{Endpoint, EndpointIntent, EventPattern, RateLimit, Signature},
     store::{Attempts, Command, CommandKind, CommandResult, Commands, DeliveryStatus, Leases, Store},
 };
 
@@ -355,15 +355,23 @@ async fn a_test_is_sent_once_even_while_the_endpoint_is_paused() {
         created_at: qrelay_store::clock::Clock::now(&qrelay_store::clock::SystemClock),
         result: None,
     };
+    let recorded = world.store.calls(Op::RecordAttempts);
+    world.store.break_all(Op::RecordAttempts, Fault::Unavailable);
     assert!(world.store.put_command(&command).await.unwrap());
     let result = async || {
         let command = world.store.command(command.partition, command.id).await.unwrap();
         command.unwrap().result
     };
+    until("it is made", async || !receiver.hooks().is_empty()).await;
+    world.store.called(Op::RecordAttempts, recorded + 2).await;
+    assert!(result().await.is_none(), "its row is not recorded yet");
+    world.store.heal(Op::RecordAttempts);
     until("it is finished", async || result().await.is_some()).await;
     let Some(CommandResult::Attempt(row)) = result().await else {
         panic!("refused");
     };
+    let rows = world.store.attempts(endpoint.id, row.first_at, row.event).await;
+    assert_eq!(rows.unwrap().len(), 1, "who is told of it finds it");
     assert_eq!(
         (row.response_status, row.status),
         (Some(418), DeliveryStatus::GivenUp)
@@ -379,6 +387,35 @@ async fn a_test_is_sent_once_even_while_the_endpoint_is_paused() {
         world.store.deliveries(endpoint.id, None, 10).await.unwrap().len(),
         1
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_test_that_a_limit_holds_back_for_too_long_is_refused_with_the_reason() {
+    let mut world = World::new().await;
+    let receiver = Receiver::ok().await;
+    let limit = |per_second| Some(RateLimit { per_second, burst: 1 });
+    let endpoint = world
+        .endpoint(&receiver, |endpoint| endpoint.rate_limit = limit(0.01))
+        .await;
+    world.start();
+    let command = Command {
+        id: CommandId::random(),
+        partition: world.partition(),
+        kind: CommandKind::Test {
+            endpoint: endpoint.id,
+        },
+        created_at: qrelay_store::clock::Clock::now(&qrelay_store::clock::SystemClock),
+        result: None,
+    };
+    assert!(world.store.put_command(&command).await.unwrap());
+    until("it is refused", async || {
+        let found = world.store.command(command.partition, command.id).await.unwrap();
+        let reason = "the endpoint's rate limit lets nothing out in time".to_owned();
+        found.unwrap().result == Some(CommandResult::Refused { reason })
+    })
+    .await;
+    world.stop().await;
+    assert!(receiver.hooks().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
