@@ -26,19 +26,16 @@ enum Action {
 }
 
 #[derive(clap::Args, Debug)]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("subject").required(true))]
 struct Create {
     /// Your own id of it, such as an order's number: recorded once
     external_id: String,
     /// The scan that led to it, evt_…: what `x-qrelay-scan` said
-    #[arg(
-        long,
-        value_name = "EVENT",
-        required_unless_present = "short_id",
-        conflicts_with = "short_id"
-    )]
+    #[arg(long, value_name = "EVENT", group = "subject")]
     event_id: Option<String>,
     /// The code that led to it, when the scan is not known
-    #[arg(long, value_name = "SHORT_ID")]
+    #[arg(long, value_name = "SHORT_ID", group = "subject")]
     short_id: Option<String>,
     /// What it was worth, such as 49.90
     #[arg(
