@@ -33,6 +33,7 @@ async fn a_created_resource_comes_back_in_the_contracts_json() {
             "etag": "",
             "created_at": "2026-05-01T12:00:00.005Z",
             "tenant_id": "",
+            "conversion_param": "",
         })
     );
 }
