@@ -366,7 +366,7 @@ async fn slack_discord_and_zapier_get_what_they_show() {
         let body: Value = serde_json::from_slice(&arrival.body).unwrap();
         let expected = match preset {
             "slack" => json!({
-                "text": "*Menu &lt;!here&gt; @everyone* was scanned on iOS", "unfurl_links": false, "unfurl_media": false,
+                "text": "Menu &lt;!here&gt; @everyone was scanned on iOS", "mrkdwn": false, "unfurl_links": false, "unfurl_media": false,
             }),
             "discord" => json!({
                 "content": r"**Menu \<!here\> \@everyone** was scanned on iOS", "allowed_mentions": {"parse": []},

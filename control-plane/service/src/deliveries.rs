@@ -114,12 +114,7 @@ pub(crate) async fn retry(
             "a test has no event to send again: test the endpoint anew",
         );
     }
-    if last.number == 0 {
-        return refused(
-            "EVENT_UNSENDABLE",
-            "nothing was ever sent of it, and nothing can be",
-        );
-    }
+    // Also where nothing was sent yet: a template that made no body may have been changed.
     let renderer = Renderer::new(Arc::clone(&api.store));
     let event = renderer.event_at(last.event, tenant.id).await;
     if event.map_err(refusal::store)?.is_none() {

@@ -90,6 +90,22 @@ pub(crate) fn is_populated(given: &v1::Endpoint, path: &str) -> bool {
     }
 }
 
+/// Whether an update without a mask changes a field: an empty message, in which nothing was given, changes nothing.
+pub(crate) fn is_changed(given: &v1::Endpoint, path: &str) -> bool {
+    fn holds<T: Default + PartialEq>(message: Option<&T>) -> bool {
+        message.is_some_and(|message| *message != T::default())
+    }
+    match path {
+        "rate_limit" => holds(given.rate_limit.as_ref()),
+        "failure" => holds(given.failure.as_ref()),
+        "signature" => holds(given.signature.as_ref()),
+        "filter" => holds(given.filter.as_ref()),
+        "payload" => holds(given.payload.as_ref()),
+        "tls_client" => holds(given.tls_client.as_ref()),
+        path => is_populated(given, path),
+    }
+}
+
 /// Sets one field from what was given, and notes what is wrong with it. Where a URL leads, what templates make and
 /// client certificates are judged elsewhere.
 pub(crate) fn set(endpoint: &mut Endpoint, path: &str, given: &v1::Endpoint, violations: &mut Violations) {
@@ -170,7 +186,13 @@ fn patterns(given: &[String], preset: Option<&Preset>, violations: &mut Violatio
         match own.map_or_else(|| text.parse::<EventPattern>(), Ok) {
             Ok(pattern) if patterns.contains(&pattern) => {}
             Ok(pattern) => patterns.push(pattern),
-            Err(why) => violations.add(format!("events[{at}]"), why.to_string()),
+            Err(why) => {
+                let own = preset.map(|preset| format!("; the preset has {}", preset.names()));
+                violations.add(
+                    format!("events[{at}]"),
+                    format!("{why}{}", own.unwrap_or_default()),
+                );
+            }
         }
     }
     patterns

@@ -36,7 +36,7 @@ pub(crate) async fn show(
     let mut given = request.endpoint.unwrap_or_default();
     let mut violations = Violations::default();
     if given.secret.take().is_some_and(|secret| !secret.is_empty()) {
-        violations.add("secret", "must be empty: a preview makes one of its own");
+        violations.add("endpoint.secret", "must be empty: a preview makes one of its own");
     }
     let recorded = match request.event_id.as_str() {
         "" => None,
@@ -46,16 +46,30 @@ pub(crate) async fn show(
         }
         id => Some(events::found(api, tenant.id, id).await?),
     };
-    if given.events.is_empty() {
-        let preset = given.preset.as_deref().and_then(presets::named);
+    let preset = given.preset.as_deref().and_then(presets::named);
+    event_type(preset, &request.event_type, &mut violations);
+    // The type that is asked for is what the settings are judged by where they name none.
+    let events_of = match (given.events.is_empty(), &recorded) {
+        (false, _) => None,
+        (true, Some(_)) => Some("event_id"),
+        (true, None) => Some("event_type"),
+    };
+    std::mem::take(&mut violations).finish()?;
+    if events_of.is_some() {
         let kind = recorded.as_ref().map(|(event, _)| event.kind.to_string());
         let asked = Some(request.event_type.clone()).filter(|asked| !asked.is_empty());
         let kind = kind.or(asked).or_else(|| preset.map(Preset::first));
         given.events.push(kind.unwrap_or_else(|| "*".to_owned()));
     }
-    let (endpoint, secret) = endpoints::described(api, &tenant, &given, &mut violations).await?;
-    let kind = event_type(&endpoint, &request.event_type, &mut violations);
+    let mut found = Violations::default();
+    let (endpoint, secret) = endpoints::described(api, &tenant, &given, &mut found).await?;
+    violations.take(found, |field| match events_of {
+        Some(asked) if field == "events[0]" => asked.to_owned(),
+        _ => format!("endpoint.{field}"),
+    });
     violations.finish()?;
+    let asked = event_type(preset, &request.event_type, &mut Violations::default());
+    let kind = asked.unwrap_or_else(|| endpoint.tested());
     let ids = &api.store.install().ids;
     let (address, event, code) = match recorded {
         Some((event, code)) => (ids.event_address(event.id), event, code),
@@ -77,29 +91,33 @@ pub(crate) async fn show(
     })
 }
 
-/// The type that is asked for, in its own name or the preset's; otherwise what a test sends.
-fn event_type(endpoint: &Endpoint, given: &str, violations: &mut Violations) -> EventType {
-    if given.is_empty() {
-        return endpoint.tested();
+/// The type that is asked for, in its own name or the preset's; none when none is.
+fn event_type(preset: Option<&Preset>, given: &str, violations: &mut Violations) -> Option<EventType> {
+    let own = preset.and_then(|preset| preset.event(given));
+    let kind = own.or_else(|| given.parse().ok());
+    if kind.is_none() && !given.is_empty() {
+        let own = preset.map(|preset| format!("; the preset has {}", preset.names()));
+        violations.add(
+            "event_type",
+            format!("is not an event type{}", own.unwrap_or_default()),
+        );
     }
-    let own = presets::named(&endpoint.preset).and_then(|preset| preset.event(given));
-    own.or_else(|| given.parse().ok()).unwrap_or_else(|| {
-        violations.add("event_type", "is not an event type");
-        EventType::ScanCreated
-    })
+    kind
 }
 
 async fn rendered(endpoint: &Endpoint, event: Event, code: Option<Arc<Code>>) -> Result<Rendered, Status> {
     let (payload, kind) = (endpoint.payload.clone(), event.kind);
     // Compiling takes milliseconds.
     let made = tokio::task::spawn_blocking(move || {
-        let renderer = Renderer::new(&payload).map_err(|error| error.to_string())?;
-        renderer
-            .render(&event, code.as_deref())
-            .map_err(|error| format!("makes no body of {kind}: {error}"))
+        let renderer =
+            Renderer::new(&payload).map_err(|error| (format!(".{}", error.field), error.reason))?;
+        let made = renderer.render(&event, code.as_deref());
+        made.map_err(|error| (String::new(), format!("makes no body of {kind}: {error}")))
     });
     match made.await {
-        Ok(made) => made.map_err(|reason| Violations::one("payload", &reason)),
+        Ok(made) => {
+            made.map_err(|(below, reason)| Violations::one(&format!("endpoint.payload{below}"), &reason))
+        }
         Err(_) => Err(refusal::unavailable(
             "TEMPLATES_NOT_JUDGED",
             "the payload's templates could not be judged now",

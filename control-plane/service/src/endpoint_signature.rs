@@ -46,7 +46,12 @@ pub(crate) fn set(
     let given = given.unwrap_or(&none);
     if matches!(path, "signature" | "signature.scheme") {
         match scheme(given.scheme) {
-            Ok(Some(scheme)) => signature.scheme = scheme,
+            Ok(Some(scheme)) => {
+                if signature.scheme != scheme {
+                    signature.scheme = scheme;
+                    drop_untaken(signature, given);
+                }
+            }
             Ok(None) => {}
             Err(()) => violations.add("signature.scheme", "is not known"),
         }
@@ -61,6 +66,22 @@ pub(crate) fn set(
         if path == *header || path == "signature" {
             *slot(signature) = Some(name.clone()).filter(|name| !name.is_empty());
         }
+    }
+}
+
+/// Names that go with the scheme before, and that the new one does not take, are not kept, unless they are given with it.
+fn drop_untaken(signature: &mut Signature, given: &v1::Signature) {
+    let takes_none = signature.scheme.is_standard();
+    let drop = |slot: &mut Option<String>, given: &str| {
+        if slot.as_deref() != Some(given) {
+            *slot = None;
+        }
+    };
+    if takes_none || signature.scheme == SignatureScheme::None {
+        drop(&mut signature.header, &given.header);
+    }
+    if takes_none {
+        drop(&mut signature.timestamp_header, &given.timestamp_header);
     }
 }
 

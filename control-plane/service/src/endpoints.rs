@@ -26,7 +26,7 @@ use tonic::Status;
 use crate::{
     api::{Api, Draft},
     caller::Caller,
-    endpoint_fields::{IGNORED, SETTABLE, default_schedule_ms, is_populated, set, show},
+    endpoint_fields::{IGNORED, SETTABLE, default_schedule_ms, is_changed, is_populated, set, show},
     endpoint_filter, endpoint_signature, field,
     page::{self, Bound},
     payload_fields, presets,
@@ -109,12 +109,20 @@ pub(crate) async fn described(
     endpoint_signature::check(&endpoint.signature, violations);
     let secret = take_secret(endpoint.signature.scheme, given.secret.as_deref(), violations);
     endpoint.public_key = secret.as_ref().and_then(SigningSecret::public_key);
-    if let Some(preset) = preset.filter(|_| paths.contains(&"payload.by_event")) {
-        preset.complete(&mut endpoint.payload);
+    if let Some(preset) = preset {
+        if paths.contains(&"payload.by_event") {
+            preset.complete(&mut endpoint.payload);
+        }
+        if paths.contains(&"payload.template") {
+            let own = given
+                .payload
+                .as_ref()
+                .map_or(&[][..], |payload| &payload.by_event);
+            preset.make_way(&mut endpoint.payload, own);
+        }
     }
     tls_client::change(api, &mut endpoint, &["tls_client"], given, violations);
-    let payload = given.payload.as_ref();
-    payload_fields::judge(api, &mut endpoint, &["payload"], payload, violations).await?;
+    payload_fields::judge(api, &mut endpoint, &["payload", "events"], given, violations).await?;
     endpoint_filter::check_expression(&endpoint.filter, violations).await?;
     Ok((endpoint, secret))
 }
@@ -194,14 +202,13 @@ pub(crate) async fn update(
         request.update_mask.as_ref(),
         &SETTABLE,
         &IGNORED,
-        |path| is_populated(&given, path),
+        |path| is_changed(&given, path),
     );
     let mut scratch = (*current).clone();
     paths
         .iter()
         .for_each(|path| set(&mut scratch, path, &given, &mut violations));
-    let payload = given.payload.as_ref();
-    payload_fields::judge(api, &mut scratch, &paths, payload, &mut violations).await?;
+    payload_fields::judge(api, &mut scratch, &paths, &given, &mut violations).await?;
     if given
         .preset
         .as_ref()
@@ -239,7 +246,7 @@ pub(crate) async fn update(
         paths
             .iter()
             .for_each(|path| set(endpoint, path, &given, &mut ignored));
-        payload_fields::settle(&mut endpoint.payload, &paths, payload, &mut ignored);
+        payload_fields::settle(endpoint, &paths, given.payload.as_ref(), &mut ignored);
         tls_client::settle(endpoint, &paths, &scratch);
         if enabling {
             endpoint.enabled_epoch += 1;
@@ -336,7 +343,7 @@ async fn is_newest(api: &Api, endpoint: &Endpoint, secret: Option<&SigningSecret
 
 /// For how long the old secret goes on signing.
 fn overlap(request: &v1::RotateSecretRequest, endpoint: &Endpoint, violations: &mut Violations) -> Duration {
-    let at_once = presets::named(&endpoint.preset).is_some_and(|preset| preset.rotates_at_once);
+    let at_once = presets::named(&endpoint.preset).is_some_and(|preset| preset.rotates_at_once(endpoint));
     let given = request.overlap.unwrap_or_default();
     let overlap = wire::to_duration(&given).filter(|overlap| *overlap <= limits::ROTATION_OVERLAP_MAX);
     let Some(overlap) = overlap else {

@@ -5,12 +5,12 @@ use qrelay_store::{
     event::{Event, EventType},
     id::EventAddress,
     limits,
-    model::{Endpoint, EventPayload, Payload, PayloadFormat},
-    payload::{FORM, Renderer},
+    model::{Endpoint, EventPattern, EventPayload, Payload, PayloadFormat},
+    payload::{FORM, Renderer, template::RenderError},
 };
 use tonic::Status;
 
-use crate::{api::Api, refusal, refusal::Violations};
+use crate::{api::Api, presets, refusal, refusal::Violations};
 
 /// The paths of the field, for update masks.
 pub(crate) const PATHS: [&str; 5] = [
@@ -57,18 +57,27 @@ pub(crate) fn set(
     }
 }
 
-/// After all paths are set: a format that has no templates keeps none, and takes none.
+/// After all paths are set: a format that has no templates keeps none, and takes none; a template that is given alone
+/// is not hidden by the preset's.
 pub(crate) fn settle(
-    payload: &mut Payload,
+    endpoint: &mut Endpoint,
     paths: &[&str],
     given: Option<&v1::Payload>,
     violations: &mut Violations,
 ) {
-    if payload.format == PayloadFormat::Template {
-        return;
-    }
+    let payload = &mut endpoint.payload;
     let none = v1::Payload::default();
     let given = given.unwrap_or(&none);
+    if payload.format == PayloadFormat::Template {
+        let alone = paths.contains(&"payload.template") && !paths.contains(&"payload.by_event");
+        if let Some(preset) = presets::named(&endpoint.preset)
+            && alone
+            && !given.template.is_empty()
+        {
+            preset.make_way(payload, &[]);
+        }
+        return;
+    }
     for (path, is_given) in [
         ("payload.template", !given.template.is_empty()),
         ("payload.content_type", !given.content_type.is_empty()),
@@ -140,22 +149,50 @@ pub(crate) async fn judge(
     api: &Api,
     endpoint: &mut Endpoint,
     paths: &[&str],
-    given: Option<&v1::Payload>,
+    given: &v1::Endpoint,
     violations: &mut Violations,
 ) -> Result<(), Status> {
-    settle(&mut endpoint.payload, paths, given, violations);
+    settle(endpoint, paths, given.payload.as_ref(), violations);
     if paths.iter().any(|path| PATHS.contains(path) || *path == "events") {
-        check(api, endpoint, violations).await?;
+        let events: &[String] = if paths.contains(&"events") {
+            &given.events
+        } else {
+            &[]
+        };
+        check(api, endpoint, events, violations).await?;
     }
     Ok(())
 }
 
+/// What an event type without a template is: with a preset the fault of the entry of `events` that asks for it.
+fn untemplated(endpoint: &Endpoint, events: &[String], kind: EventType) -> Option<(String, String)> {
+    let preset = presets::named(&endpoint.preset)?;
+    let asks = |text: &String| match preset.event(text) {
+        Some(own) => own == kind,
+        None => text
+            .parse()
+            .is_ok_and(|pattern: EventPattern| pattern.matches(kind)),
+    };
+    let at = events.iter().position(asks)?;
+    let reason = format!(
+        "asks for {kind}, for which the preset has no template; it has {}",
+        preset.names()
+    );
+    Some((format!("events[{at}]"), reason))
+}
+
 /// Compiles the endpoint's templates and renders a sample of each event type that it subscribes to.
-async fn check(api: &Api, endpoint: &Endpoint, violations: &mut Violations) -> Result<(), Status> {
+async fn check(
+    api: &Api,
+    endpoint: &Endpoint,
+    events: &[String],
+    violations: &mut Violations,
+) -> Result<(), Status> {
     if endpoint.payload.format != PayloadFormat::Template {
         return Ok(());
     }
-    let (ids, now, endpoint) = (api.store.install().ids.clone(), api.now(), endpoint.clone());
+    let (ids, now) = (api.store.install().ids.clone(), api.now());
+    let (endpoint, events) = (endpoint.clone(), events.to_vec());
     let judged = tokio::task::spawn_blocking(move || {
         let renderer = Renderer::new(&endpoint.payload).map_err(|error| {
             let field = format!("payload.{}", error.field);
@@ -165,8 +202,13 @@ async fn check(api: &Api, endpoint: &Endpoint, violations: &mut Violations) -> R
         for kind in subscribed {
             let (event, code) = Event::sample_of(*kind, &ids, EventAddress::test(), now, endpoint.tenant);
             renderer.render(&event, code.as_ref()).map_err(|error| {
-                let reason = format!("makes no body of {kind}: {error}");
-                ("payload".to_owned(), reason, false)
+                let asked = Some(error).filter(|error| *error == RenderError::NoTemplate);
+                let asked = asked.and_then(|_| untemplated(&endpoint, &events, *kind));
+                let (field, reason) = asked.unwrap_or_else(|| {
+                    let reason = format!("makes no body of {kind}: {error}");
+                    ("payload".to_owned(), reason)
+                });
+                (field, reason, false)
             })?;
         }
         Ok(())

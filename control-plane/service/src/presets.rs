@@ -47,7 +47,7 @@ pub(crate) struct Preset {
     rate_limit: Option<RateLimit>,
     /// Its receivers know one secret at a time: a rotation has no overlap.
     #[serde(default)]
-    pub(crate) rotates_at_once: bool,
+    rotates_at_once: bool,
 }
 
 #[derive(Deserialize, Debug)]
@@ -98,13 +98,36 @@ impl Preset {
         endpoint.rate_limit = self.rate_limit;
     }
 
-    /// The templates that the preset has for event types which a caller's own list leaves out.
+    /// What the preset has for event types which a caller's own list leaves out.
     pub(crate) fn complete(&self, payload: &mut Payload) {
         for own in &self.events {
             if !payload.by_event.iter().any(|given| given.event == own.event) {
                 payload.by_event.push(own.payload());
             }
         }
+    }
+
+    /// A template that a caller gives takes the place of the preset's, which would win over it; the names stay.
+    /// `own` are event types whose templates are the caller's.
+    pub(crate) fn make_way(&self, payload: &mut Payload, own: &[v1::EventPayload]) {
+        for entry in &mut payload.by_event {
+            let is_own = own.iter().any(|given| given.event == entry.event.as_str());
+            let is_presets = |preset: &PresetEvent| {
+                preset.event == entry.event && preset.payload().template == entry.template
+            };
+            if !is_own && self.events.iter().any(is_presets) {
+                entry.template.clear();
+            }
+        }
+        payload
+            .by_event
+            .retain(|entry| !entry.template.is_empty() || !entry.name.is_empty());
+    }
+
+    /// Whether the receivers of an endpoint with this preset know one secret at a time: not those that verify another
+    /// scheme than the service's.
+    pub(crate) fn rotates_at_once(&self, endpoint: &Endpoint) -> bool {
+        self.rotates_at_once && endpoint.signature.scheme == self.signature.scheme
     }
 
     /// The event type that the service calls so.
@@ -114,6 +137,15 @@ impl Preset {
             .iter()
             .find(|own| !name.is_empty() && own.name == name);
         known.map(|own| own.event)
+    }
+
+    /// What may stand in `events` for those that the preset has, as its users know them.
+    pub(crate) fn names(&self) -> String {
+        let names = self
+            .events
+            .iter()
+            .map(|own| self.show(&EventPattern::Exact(own.event)));
+        names.collect::<Vec<_>>().join(", ")
     }
 
     /// The event type that its receivers surely take.

@@ -33,6 +33,13 @@ impl Violations {
         self.0.is_empty()
     }
 
+    /// Takes over what another request's judgement found, each field under the name that it has here.
+    pub(crate) fn take(&mut self, others: Self, name: impl Fn(&str) -> String) {
+        for other in others.0 {
+            self.add(name(&other.field), other.description);
+        }
+    }
+
     /// The refusal, if anything was found.
     pub(crate) fn finish(self) -> Result<(), Status> {
         let Some(first) = self.0.first() else {

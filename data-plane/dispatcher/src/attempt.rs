@@ -99,7 +99,7 @@ pub struct Over {
     pub began: Timestamp,
     /// How it went.
     pub made: Made,
-    /// The code that its event is about, as far as an exchange was tried.
+    /// The code that its event is about, as far as the event could be read.
     pub code: Option<CodeId>,
 }
 
@@ -108,11 +108,12 @@ impl Sender {
     pub async fn attempt(&self, attempt: Attempt, until: watch::Receiver<Instant>, room: Room) -> Over {
         let began = self.clock.now();
         // A bug that one event brings out must cost this delivery, not the partition again and again.
-        let tried = AssertUnwindSafe(self.try_attempt(attempt, began, until)).catch_unwind();
-        let (made, code) = match tried.await {
-            Ok(Ok((outcome, code))) => (Made::Exchange(Box::new(outcome)), code),
-            Ok(Err(made)) => (made, None),
-            Err(_) => (Made::Never(PANICKED), None),
+        let mut code = None;
+        let tried = AssertUnwindSafe(self.try_attempt(attempt, began, until, &mut code)).catch_unwind();
+        let made = match tried.await {
+            Ok(Ok(outcome)) => Made::Exchange(Box::new(outcome)),
+            Ok(Err(made)) => made,
+            Err(_) => Made::Never(PANICKED),
         };
         drop(room);
         Over { began, made, code }
@@ -123,17 +124,20 @@ impl Sender {
         attempt: Attempt,
         began: Timestamp,
         until: watch::Receiver<Instant>,
-    ) -> Result<(Outcome, Option<CodeId>), Made> {
-        let (rendered, code) = match attempt.sample {
+        code_of: &mut Option<CodeId>,
+    ) -> Result<Outcome, Made> {
+        let rendered = match attempt.sample {
             Some(sample) => {
                 let (event, code) = &*sample;
-                let rendered = self.payloads.render(&attempt.endpoint, event, code.as_ref());
-                (rendered.await?, None)
+                self.payloads
+                    .render(&attempt.endpoint, event, code.as_ref())
+                    .await?
             }
             None => {
                 let (event, code) = self.bodies.event(attempt.event).await?;
+                *code_of = code.as_deref().map(|code| code.id);
                 let rendered = self.payloads.render(&attempt.endpoint, &event, code.as_deref());
-                (rendered.await?, code.map(|code| code.id))
+                rendered.await?
             }
         };
         let content_type = HeaderValue::from_str(&rendered.content_type)
@@ -167,13 +171,10 @@ impl Sender {
         };
         let permit = gate(attempt.pace, attempt.replay, until);
         let outcome = self.exchanger.attempt(request, permit).await;
-        match outcome {
-            Ok(outcome) => Ok((outcome, code)),
-            Err(Aborted) => {
-                let why = "the lease was about to end, or no permit came in time";
-                Err(Made::NotMade(why.to_owned()))
-            }
-        }
+        outcome.map_err(|Aborted| {
+            let why = "the lease was about to end, or no permit came in time";
+            Made::NotMade(why.to_owned())
+        })
     }
 }
 

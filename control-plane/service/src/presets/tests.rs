@@ -241,7 +241,7 @@ fn chats_show_a_sentence_in_which_a_strangers_words_do_nothing() {
     let event = scanned(&scan, &hostile);
     assert_eq!(
         body("slack", &event, Some(&hostile)),
-        r#"{"text":"*&lt;!channel&gt; &amp; *all* @everyone &lt;@1&gt; [a](http://b) * was scanned in Montreal, CA on &lt;!here&gt;","unfurl_links":false,"unfurl_media":false}"#
+        r#"{"text":"&lt;!channel&gt; &amp; *all* @everyone &lt;@1&gt; [a](http://b)  was scanned in Montreal, CA on &lt;!here&gt;","mrkdwn":false,"unfurl_links":false,"unfurl_media":false}"#
     );
     let discord: Value = serde_json::from_str(&body("discord", &event, Some(&hostile))).unwrap();
     assert_eq!(discord["allowed_mentions"], json!({"parse": []}));
@@ -254,10 +254,10 @@ fn chats_show_a_sentence_in_which_a_strangers_words_do_nothing() {
     });
     let at = time("2026-01-01T10:00:00.000Z");
     for (kind, expected) in [
-        (EventType::CodeDeleted, "The code *menu* was deleted"),
+        (EventType::CodeDeleted, "The code menu was deleted"),
         (
             EventType::CodeCreated,
-            "The code *menu* was created and leads to https://example.com/xx",
+            "The code menu was created and leads to https://example.com/xx",
         ),
     ] {
         let event = Event::code_changed(&ids(), address(), kind, at, &nameless);

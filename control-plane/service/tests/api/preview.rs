@@ -104,17 +104,22 @@ async fn what_a_create_refuses_a_preview_refuses_and_a_real_secret_too() {
     for (asked, field) in [
         (
             json!({"endpoint": {"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}}),
-            "secret",
+            "endpoint.secret",
         ),
         (json!({"event_type": "scan.*"}), "event_type"),
-        (json!({"endpoint": {"preset": "nope"}}), "preset"),
+        (json!({"event_type": "nope"}), "event_type"),
+        (
+            json!({"endpoint": {"preset": "scribeless"}, "event_type": "code.deleted"}),
+            "event_type",
+        ),
+        (json!({"endpoint": {"preset": "nope"}}), "endpoint.preset"),
         (
             json!({"endpoint": {"payload": {"format": "template", "template": "${"}}}),
-            "payload.template",
+            "endpoint.payload.template",
         ),
         (
             json!({"endpoint": {"signature": {"scheme": "hex_body", "header": "Host"}}}),
-            "signature.header",
+            "endpoint.signature.header",
         ),
         (
             json!({"event_type": "scan.created", "event_id": "evt_x"}),
@@ -122,7 +127,7 @@ async fn what_a_create_refuses_a_preview_refuses_and_a_real_secret_too() {
         ),
         (
             json!({"endpoint": {"preset": "scribeless", "events": ["qr_code.scanned"]}, "event_type": "code.deleted"}),
-            "payload",
+            "endpoint.payload",
         ),
     ] {
         let answer = api.post(&key, PATH, asked.clone()).await;

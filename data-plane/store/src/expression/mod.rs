@@ -73,6 +73,12 @@ pub enum CompileError {
         /// What is wrong there.
         reason: String,
     },
+    /// Brackets and conditionals within each other, more than the parser takes.
+    #[error(
+        "the expression is nested more than {} levels deep",
+        environment::PARSER_NESTING_MAX
+    )]
+    TooDeep,
     /// The parser gave up without saying where.
     #[error("the expression cannot be parsed")]
     Unparsable,
@@ -147,9 +153,18 @@ fn parse(source: &str, variables: &'static [&'static str]) -> Result<Expression,
 
 /// The first of the parser's errors, which is the one that people can do something about.
 fn first(source: &str, errors: &ParseErrors) -> CompileError {
+    // Which has no place, and leaves errors behind that are none of the text's.
+    let is_depth = |text: &str| text.contains("ecursion limit");
+    if errors.errors.iter().any(|error| is_depth(&error.msg)) {
+        return CompileError::TooDeep;
+    }
     let Some(error) = errors.errors.first() else {
         return CompileError::Unparsable;
     };
+    // The library's own state, printed.
+    if error.msg.contains("ParseError {") {
+        return CompileError::Unparsable;
+    }
     let (Ok(line), Ok(column)) = (usize::try_from(error.pos.0), usize::try_from(error.pos.1)) else {
         return CompileError::Unparsable;
     };

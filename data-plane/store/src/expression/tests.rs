@@ -382,6 +382,26 @@ proptest::proptest! {
     }
 }
 
+#[test]
+fn what_is_nested_too_deep_is_refused_in_words_of_its_own() {
+    for source in [
+        format!("{}1{}", "(".repeat(60), ")".repeat(60)),
+        format!("{}1{}", "[".repeat(60), "]".repeat(60)),
+        format!("{}1", "true ? 1 : ".repeat(60)),
+    ] {
+        match compile(&source) {
+            Err(error) => {
+                let shown = error.to_string();
+                assert!(
+                    shown.contains("levels deep") || shown.contains("parts"),
+                    "{shown}"
+                );
+            }
+            Ok(_) => assert!(source.starts_with("true"), "{source}"),
+        }
+    }
+}
+
 const PIECES: &[&str] = &[
     "data",
     ".country",

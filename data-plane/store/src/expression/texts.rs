@@ -28,7 +28,8 @@ pub(super) fn bare<'b, 'v>(args: Args<'b, 'v>) -> Result<CowVal<'b, 'v>, Executi
     Ok(made(id.split_once('_').map_or(id, |(_, bare)| bare).to_owned()))
 }
 
-/// Words for Slack's mrkdwn: `&`, `<` and `>` are escaped, so that nothing is a mention or a link of its own.
+/// Words for Slack: `&`, `<` and `>` are escaped, so that nothing is a mention or a link with a text of its own. Slack has
+/// no escape for what formats (`*`, `_`, `~`, a backtick): a message that shows strangers' words says `"mrkdwn": false`.
 pub(super) fn slack<'b, 'v>(args: Args<'b, 'v>) -> Result<CowVal<'b, 'v>, ExecutionError> {
     let mut shown = String::new();
     for character in shown_characters(text("slack", &args)?) {
@@ -79,13 +80,23 @@ pub(super) fn joined<'b, 'v>(args: Args<'b, 'v>) -> Result<CowVal<'b, 'v>, Execu
     Ok(made(text))
 }
 
-/// The first [`SHOWN_TEXT_CHARS_MAX`] characters, `…` for the rest; control characters are spaces.
+/// The first [`SHOWN_TEXT_CHARS_MAX`] characters that can be seen, `…` for the rest; control characters are spaces.
 fn shown_characters(text: &str) -> impl Iterator<Item = char> {
-    let rest = text.chars().nth(SHOWN_TEXT_CHARS_MAX).map(|_| '…');
+    let seen = || text.chars().filter(|character| !is_unseen(*character));
+    let rest = seen().nth(SHOWN_TEXT_CHARS_MAX).map(|_| '…');
     let plain = |character: char| {
         if character.is_control() { ' ' } else { character }
     };
-    text.chars().take(SHOWN_TEXT_CHARS_MAX).map(plain).chain(rest)
+    seen().take(SHOWN_TEXT_CHARS_MAX).map(plain).chain(rest)
+}
+
+/// Whether a character has no width, or turns the direction of what follows: with those a text looks like another one.
+const fn is_unseen(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{2069}' | '\u{feff}'
+    )
 }
 
 fn text<'a>(function: &str, args: &'a [CowVal<'_, '_>]) -> Result<&'a str, ExecutionError> {

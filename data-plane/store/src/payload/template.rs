@@ -8,6 +8,8 @@
 //!
 //! Bounds: [`crate::limits`] (`TEMPLATE_…`). Output is counted while it is made, so a template cannot fill the memory.
 
+mod document;
+
 use serde_json::Value;
 use url::form_urlencoded;
 
@@ -37,6 +39,9 @@ pub enum TemplateError {
     /// Not JSON.
     #[error("is not a JSON document: {0}")]
     NotJson(String),
+    /// A number that would be sent as another one.
+    #[error("has the number {0}, which has more digits than are kept: write it as a text")]
+    Number(String),
     /// A form whose document is not an object of texts, numbers, booleans and nulls.
     #[error("must be a flat object, because it is sent as a form")]
     NotFlat,
@@ -133,8 +138,7 @@ impl Template {
     /// # Errors
     /// The first thing that is wrong.
     pub fn compile(text: &str, encoding: Encoding) -> Result<Self, TemplateError> {
-        let document =
-            serde_json::from_str(text).map_err(|error| TemplateError::NotJson(error.to_string()))?;
+        let document = document::read(text)?;
         let root = Compiler::default().node(document, "", 1)?;
         if encoding == Encoding::Form && !is_flat(&root) {
             return Err(TemplateError::NotFlat);

@@ -221,3 +221,34 @@ fn output_is_cut_off_while_it_is_made() {
     let fits = Renderer::new(&template(&json!(vec!["${code.metadata.big}"; 8]).to_string())).unwrap();
     assert!(fits.render(&event, Some(&code)).unwrap().body.len() < TEMPLATE_OUTPUT_BYTES_MAX);
 }
+
+#[test]
+fn nothing_of_a_document_is_lost_without_a_word() {
+    for kept in [
+        r#"[0,-0.0,1,-7,1.5,9223372036854775807,18446744073709551615,-9223372036854775808]"#,
+        r#"{"a":{"a":1},"b":[{"a":"12345678901234567890123"}],"c":"\"1.00000000000000000001"}"#,
+    ] {
+        assert_eq!(body(&template(kept)), kept);
+    }
+    assert_eq!(body(&template("[1.10, 2E1, 100e-2, 0.0]")), "[1.1,20.0,1.0,0.0]");
+    assert!(refusal(r#"{"a": 1, "b": {"c": 1, "c": 2}}"#).contains("the member `c` is there twice"));
+    for number in [
+        "12345678901234567890123",
+        "0.1000000000000000055",
+        "-9223372036854775809",
+        "1e-400",
+        "9007199254740993.0",
+    ] {
+        let refusal = refusal(&format!(r#"{{"a": ["1.5", {number}]}}"#));
+        assert!(
+            refusal.contains(&format!("has the number {number},")),
+            "{refusal}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_seen_in_a_chat_is_not_sent_there() {
+    let text = "[\"${slack('a\u{202e}b\u{200b}\u{2066}c\u{feff}')}\", \"${discord('a\u{202a}b\u{200d}\u{2069}c')}\"]";
+    assert_eq!(body(&template(text)), r#"["abc","abc"]"#);
+}

@@ -6,7 +6,7 @@ use qrelay_store::{
     Clock,
     clock::SystemClock,
     id::CommandId,
-    model::{Endpoint, EndpointIntent},
+    model::{Endpoint, EndpointIntent, Payload, PayloadFormat},
     store::{
         AttemptRow, Attempts, Command, CommandKind, CommandResult, Commands, DeliveryStatus, DeliverySummary,
     },
@@ -157,4 +157,36 @@ async fn a_retry_survives_a_kill_at_any_moment() {
         last = the_delivery(&world, &endpoint).await.last;
     }
     world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_template_made_no_body_of_is_sent_when_the_template_was_mended() {
+    let mut world = World::new().await;
+    let receiver = Receiver::ok().await;
+    let form = |template: &str| Payload {
+        format: PayloadFormat::Template,
+        template: template.to_owned(),
+        content_type: "application/x-www-form-urlencoded".to_owned(),
+        ..Payload::default()
+    };
+    let mut endpoint = world
+        .endpoint(&receiver, |endpoint| {
+            endpoint.payload = form(r#"{"a": "${data}"}"#)
+        })
+        .await;
+    world.start();
+    world.scan(1).await;
+    let first = stands(&world, &endpoint, DeliveryStatus::GivenUp, 0).await;
+    assert!(first.code.is_some(), "it is known which code the event is about");
+    world
+        .edit(&mut endpoint, |endpoint| {
+            endpoint.payload = form(r#"{"a": "${type}"}"#)
+        })
+        .await;
+    let command = ask(&world, &first).await;
+    let second = stands(&world, &endpoint, DeliveryStatus::Succeeded, 1).await;
+    assert_eq!(second.first_at, first.first_at, "the delivery keeps its id");
+    taken(&world, &command).await;
+    world.stop().await;
+    assert_eq!(receiver.hooks().len(), 1);
 }
