@@ -659,11 +659,7 @@ async fn what_retention_takes_from_a_paused_endpoint_stands_in_its_delivery_log(
         ids.extend(world.scan(2).await);
         other.heard(&ids).await;
     }
-    until("its backlog is told", async || {
-        let backlog = world.health(endpoint.id).await.backlog;
-        backlog.is_some_and(|backlog| backlog.events == 6)
-    })
-    .await;
+    world.told_a_backlog_of(endpoint.id, 6).await;
     world.stop().await;
     world.expire_all().await;
     world.start();
@@ -674,15 +670,7 @@ async fn what_retention_takes_from_a_paused_endpoint_stands_in_its_delivery_log(
         .await;
     let later = world.scan(1).await;
     receiver.heard(&later).await;
-    until("what is gone is told", async || {
-        let rows = world.store.deliveries(endpoint.id, None, 10).await.unwrap();
-        rows.iter().any(|row| {
-            row.last.status == DeliveryStatus::GivenUp
-                && row.last.number == 0
-                && row.last.error.starts_with("retention")
-        })
-    })
-    .await;
+    world.told_of_retention(endpoint.id).await;
     until("nothing waits any more", async || {
         world.health(endpoint.id).await.backlog.is_none()
     })
@@ -695,24 +683,12 @@ async fn what_retention_takes_stands_in_the_delivery_log_also_when_its_writer_is
     let (mut world, endpoint, _receiver, other) = a_paused_and_a_live_endpoint().await;
     let ids = world.scan(4).await;
     other.heard(&ids).await;
-    until("its backlog is told", async || {
-        let backlog = world.health(endpoint.id).await.backlog;
-        backlog.is_some_and(|backlog| backlog.events == 4)
-    })
-    .await;
+    world.told_a_backlog_of(endpoint.id, 4).await;
     world.restart_recording().await;
     world.expire_all().await;
     let later = world.scan(1).await;
     other.heard(&later).await;
     // Nobody reads the stream for it any more, however long it stays paused.
-    until("what is gone is told", async || {
-        let rows = world.store.deliveries(endpoint.id, None, 10).await.unwrap();
-        rows.iter().any(|row| {
-            row.last.status == DeliveryStatus::GivenUp
-                && row.last.number == 0
-                && row.last.error.starts_with("retention")
-        })
-    })
-    .await;
+    world.told_of_retention(endpoint.id).await;
     world.stop().await;
 }

@@ -20,7 +20,7 @@ use qrelay_store::{
     },
     record::{Classification, Record, ScanRecord},
     sqlite::{Options, SqliteStore},
-    store::{Change, Expected, Registry, SecretChange, SharedStore},
+    store::{Attempts, Change, DeliveryStatus, Expected, Registry, SecretChange, SharedStore},
     target::{SystemResolver, TargetPolicy, Targets},
 };
 use secrecy::SecretSlice;
@@ -460,6 +460,30 @@ fn a_scan(tenant: TenantId, code: CodeId, code_version: u64, at: Timestamp) -> S
         query: None,
         accept_language: None,
         network: None,
+    }
+}
+
+impl World {
+    /// Waits until the endpoint's backlog is told as so many events.
+    pub(super) async fn told_a_backlog_of(&self, endpoint: EndpointId, events: u64) {
+        until("its backlog is told", async || {
+            let backlog = self.health(endpoint).await.backlog;
+            backlog.is_some_and(|backlog| backlog.events == events)
+        })
+        .await;
+    }
+
+    /// Waits until the endpoint's delivery log says what retention took from it.
+    pub(super) async fn told_of_retention(&self, endpoint: EndpointId) {
+        until("what is gone is told", async || {
+            let rows = self.store.deliveries(endpoint, None, 10).await.unwrap();
+            rows.iter().any(|row| {
+                row.last.status == DeliveryStatus::GivenUp
+                    && row.last.number == 0
+                    && row.last.error.starts_with("retention")
+            })
+        })
+        .await;
     }
 }
 
