@@ -12,7 +12,7 @@ use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
@@ -55,7 +55,12 @@ enum State {
 
 /// Shared between the connection's stream and who exchanges over it.
 #[derive(Clone)]
-pub(super) struct GateCell(Arc<Mutex<State>>);
+pub(super) struct GateCell {
+    state: Arc<Mutex<State>>,
+    /// What TLS said when it ended the connection. The HTTP library tells whoever waits for a response of what it
+    /// noticed first, which may be a write that came too late, or nothing but that the connection is gone.
+    tls: Arc<OnceLock<rustls::Error>>,
+}
 
 /// How a gate was left when the exchange was over.
 pub(super) enum Left {
@@ -69,7 +74,24 @@ pub(super) enum Left {
 
 impl GateCell {
     pub(super) fn new() -> Self {
-        GateCell(Arc::new(Mutex::new(State::Shut)))
+        GateCell {
+            state: Arc::new(Mutex::new(State::Shut)),
+            tls: Arc::default(),
+        }
+    }
+
+    /// What TLS said when it ended the connection, if it did.
+    pub(super) fn tls_error(&self) -> Option<&rustls::Error> {
+        self.tls.get()
+    }
+
+    /// Keeps what TLS says in an error.
+    fn heed(&self, error: &io::Error) {
+        if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            let error: &rustls::Error = error;
+            // The first one is the cause of those after it.
+            self.tls.get_or_init(|| error.clone());
+        }
     }
 
     /// Sets the gate for the next request. The receiver hears when the permit is given.
@@ -120,7 +142,7 @@ impl GateCell {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,6 +160,26 @@ impl Stream {
         }
     }
 
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Stream::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+
+    /// What TLS says of what the peer sent last. Asks the kernel, not the reactor, which may not know of it yet. Through a
+    /// proxy that is spoken to within TLS itself it stays unknown.
+    fn last_words(&mut self) -> Option<rustls::Error> {
+        let Stream::Tls(tls) = self else { return None };
+        let (Transport::Tcp(tcp), session) = tls.get_mut() else {
+            return None;
+        };
+        match session.read_tls(&mut &*SockRef::from(&*tcp)) {
+            Ok(read) if read > 0 => session.process_new_packets().err(),
+            _ => None,
+        }
+    }
+
     /// Whether the peer has ended a connection that lay idle. Asks the kernel, not the reactor, whose news may be
     /// late. What a peer says unasked ends a connection too; over TLS it may be a session ticket, so it is read.
     fn is_dead(&mut self, cx: &mut Context<'_>) -> bool {
@@ -150,8 +192,7 @@ impl Stream {
                 let mut read = ReadBuf::new(&mut byte);
                 match self {
                     Stream::Plain(Transport::Tcp(_)) => true,
-                    Stream::Plain(tls) => Pin::new(tls).poll_read(cx, &mut read).is_ready(),
-                    Stream::Tls(tls) => Pin::new(tls).poll_read(cx, &mut read).is_ready(),
+                    _ => self.poll_read(cx, &mut read).is_ready(),
                 }
             }
         }
@@ -168,6 +209,13 @@ impl GatedStream {
     pub(super) fn new(stream: Stream, cell: GateCell) -> Self {
         GatedStream { stream, cell }
     }
+
+    /// After a write that failed: a peer that refuses us within TLS says why before it hangs up.
+    fn heed_last_words(&mut self) {
+        if let Some(error) = self.stream.last_words() {
+            self.cell.tls.get_or_init(|| error);
+        }
+    }
 }
 
 impl AsyncRead for GatedStream {
@@ -176,10 +224,11 @@ impl AsyncRead for GatedStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Stream::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        let read = ready!(self.stream.poll_read(cx, buf));
+        if let Err(error) = &read {
+            self.cell.heed(error);
         }
+        Poll::Ready(read)
     }
 }
 
@@ -187,10 +236,14 @@ impl AsyncWrite for GatedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let GatedStream { stream, cell } = &mut *self;
         ready!(cell.poll_permit(cx, stream))?;
-        match stream {
+        let written = ready!(match stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Stream::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        });
+        if written.is_err() {
+            self.heed_last_words();
         }
+        Poll::Ready(written)
     }
 
     fn poll_write_vectored(
@@ -200,10 +253,14 @@ impl AsyncWrite for GatedStream {
     ) -> Poll<io::Result<usize>> {
         let GatedStream { stream, cell } = &mut *self;
         ready!(cell.poll_permit(cx, stream))?;
-        match stream {
+        let written = ready!(match stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
             Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+        });
+        if written.is_err() {
+            self.heed_last_words();
         }
+        Poll::Ready(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -214,10 +271,14 @@ impl AsyncWrite for GatedStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
+        let flushed = ready!(match &mut self.stream {
             Stream::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Stream::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        });
+        if flushed.is_err() {
+            self.heed_last_words();
         }
+        Poll::Ready(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

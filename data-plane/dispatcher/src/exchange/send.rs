@@ -131,7 +131,13 @@ impl Shared {
         let armed_at = Instant::now();
         let opened = connection.gate.arm(gate, kept);
         let answer = answer(connection.sender.send_request(message), opened, deadline).await;
-        let Some(answer) = answer else { return Err(Aborted) };
+        let Some(mut answer) = answer else {
+            return Err(Aborted);
+        };
+        if let (Err(failure), Some(tls)) = (&mut answer.result, connection.gate.tls_error()) {
+            // TLS 1.3 lets a server refuse a client's certificate, or its absence, only after the handshake.
+            *failure = Failure::new(ErrorClass::Tls, Fault::Receiver, format!("TLS: {tls}"));
+        }
         let Some(begun_at) = answer.begun_at else {
             return match connection.gate.shut() {
                 Left::Aborted => Err(Aborted),
@@ -262,18 +268,10 @@ fn failure_of(error: &hyper::Error) -> Failure {
         protocol("the response is not valid HTTP/1.1")
     } else if error.is_incomplete_message() {
         protocol("the connection was closed before a response")
-    } else if let Some(tls) = tls_error(error) {
-        // TLS 1.3 lets a server refuse a client's certificate, or its absence, only after the handshake.
-        Failure::new(ErrorClass::Tls, Fault::Receiver, format!("TLS: {tls}"))
     } else {
         // Reset while writing or reading, or closed while idle.
         protocol("the connection was broken before a response")
     }
-}
-
-fn tls_error(error: &hyper::Error) -> Option<&rustls::Error> {
-    let io = std::error::Error::source(error)?.downcast_ref::<std::io::Error>()?;
-    io.get_ref()?.downcast_ref()
 }
 
 /// A response that came before the request was begun.

@@ -166,6 +166,49 @@ async fn without_its_certificate_or_with_a_strangers_a_receiver_lets_nobody_in()
 }
 
 #[tokio::test]
+async fn a_receiver_that_refuses_before_the_request_goes_out_is_understood() {
+    let authority = Authority::new();
+    let (gone, mut refused) = tokio::sync::mpsc::channel(1);
+    let acceptor = authority.acceptor();
+    let receiver = Receiver::start(move |tcp| {
+        let (acceptor, gone) = (acceptor.clone(), gone.clone());
+        async move {
+            assert!(acceptor.accept(tcp).await.is_err());
+            gone.send(()).await.unwrap();
+        }
+    })
+    .await;
+    let exchanger = authority.exchanger();
+    let request = request(format!("https://hook.test:{}/", receiver.address.port()));
+    let (deadline, mut phases) = (Instant::now() + Duration::from_secs(5), Phases::default());
+    let shared = &exchanger.shared;
+    let (url, addresses) = shared.vet(&request.url, deadline, &mut phases).await.unwrap();
+    let open = shared.open(&url, &addresses, None, deadline, &mut phases);
+    let connection = open.await.unwrap();
+    refused.recv().await.unwrap();
+    // What the receiver said on its way out was read, and forgotten, by the connection's task.
+    while !connection.sender.is_closed() {
+        tokio::task::yield_now().await;
+    }
+    let key = PoolKey {
+        endpoint: request.endpoint,
+        origin: url.origin(),
+        identity: None,
+    };
+    let message = send::message(&url, &request).unwrap();
+    let sent = shared.send(connection, &key, message, Box::pin(go()), deadline, false);
+    let Ok(Err(unsent)) = sent.await else {
+        panic!("nothing can be sent over a connection that is gone");
+    };
+    assert_eq!(unsent.failure.class, ErrorClass::Tls, "{}", unsent.failure.text);
+    assert!(
+        unsent.failure.text.starts_with("TLS: "),
+        "{}",
+        unsent.failure.text
+    );
+}
+
+#[tokio::test]
 async fn a_certificate_and_a_key_that_do_not_fit_make_no_identity() {
     let authority = Authority::new();
     let exchanger = authority.exchanger();
