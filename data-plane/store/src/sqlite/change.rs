@@ -24,9 +24,16 @@ use crate::{
 impl SqliteStore {
     /// See [`crate::store::Registry::change`].
     pub(super) async fn make_change(&self, change: Change) -> Result<Changed, ChangeError> {
+        let end = self.config_end.clone();
         let changed = self
             .main_writer
-            .submit(Atomicity::Savepoint, move |connection| apply(connection, change))
+            .submit(Atomicity::Savepoint, move |connection| {
+                let changed = apply(connection, change)?;
+                if let Ok(Changed::Done(seq)) = changed {
+                    end.raise(seq);
+                }
+                Ok(changed)
+            })
             .await??;
         if let Changed::Done(seq) = changed {
             self.hints.publish_config(seq);

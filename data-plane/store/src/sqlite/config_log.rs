@@ -1,6 +1,11 @@
 //! The configuration log, in `main.db`. It is written by [`super::change`], and by announcements of endpoints' health,
 //! which change no row.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -16,6 +21,30 @@ use crate::{
     store::{ConfigChange, ConfigLog, ConfigRow, Result},
 };
 
+/// How far the configuration log may reach. Only this process writes it, so who follows it asks here first, and the file
+/// only when there may be news.
+///
+/// Invariant: never behind what is committed. It may be ahead of it for a moment, or when a commit failed: then the file is
+/// asked in vain until the next change.
+#[derive(Clone, Debug)]
+pub(super) struct ConfigEnd(Arc<AtomicU64>);
+
+impl ConfigEnd {
+    /// What an opened file holds.
+    pub(super) fn at(head: ConfigSeq) -> Self {
+        Self(Arc::new(AtomicU64::new(head.as_u64())))
+    }
+
+    /// Before the commit of a row, so that nobody who sees the commit's effects misses it.
+    pub(super) fn raise(&self, seq: ConfigSeq) {
+        self.0.fetch_max(seq.as_u64(), Ordering::AcqRel);
+    }
+
+    fn is_past(&self, after: ConfigSeq) -> bool {
+        self.0.load(Ordering::Acquire) > after.as_u64()
+    }
+}
+
 #[async_trait]
 impl ConfigLog for SqliteStore {
     async fn config_head(&self) -> Result<ConfigSeq> {
@@ -23,6 +52,9 @@ impl ConfigLog for SqliteStore {
     }
 
     async fn config_after(&self, after: ConfigSeq, limit: usize) -> Result<Vec<ConfigRow>> {
+        if !self.config_end.is_past(after) {
+            return Ok(Vec::new());
+        }
         self.main_reads
             .read(move |connection| {
                 let mut statement = connection.prepare_cached(
@@ -46,11 +78,13 @@ impl ConfigLog for SqliteStore {
     }
 
     async fn announce_health(&self, change: &ConfigChange) -> Result<Option<ConfigSeq>> {
-        let change = change.clone();
+        let (change, end) = (change.clone(), self.config_end.clone());
         let seq = self
             .main_writer
             .submit(Atomicity::Savepoint, move |connection| {
-                announce_health(connection, change)
+                let announced = announce_health(connection, change)?;
+                announced.into_iter().for_each(|seq| end.raise(seq));
+                Ok(announced)
             })
             .await?;
         if let Some(seq) = seq {

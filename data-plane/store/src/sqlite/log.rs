@@ -33,11 +33,14 @@ impl Log for SqliteStore {
     }
 
     async fn append(&self, batch: Batch) -> Result<()> {
+        let appended = batch.clone();
         self.log_writer
             .submit(Atomicity::OneStatement, move |connection| {
                 append(connection, &batch)
             })
-            .await
+            .await?;
+        self.recent.put(appended);
+        Ok(())
     }
 
     async fn publish_heads(&self, writer: WriterId, beat: u64, heads: &Heads) -> Result<()> {
@@ -75,6 +78,9 @@ impl Log for SqliteStore {
     ) -> Result<Vec<Batch>> {
         if through <= after {
             return Ok(Vec::new());
+        }
+        if let Some(fresh) = self.recent.read((partition, writer), after, through, max_bytes) {
+            return Ok(fresh);
         }
         self.log_reads
             .read(move |connection| read(connection, partition, writer, after, through, max_bytes))

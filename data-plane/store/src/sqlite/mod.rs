@@ -17,6 +17,7 @@ mod leases;
 mod lock;
 mod log;
 mod pool;
+mod recent;
 mod registry;
 pub mod retention;
 mod rows;
@@ -38,8 +39,10 @@ use crate::{
 };
 
 use self::{
+    config_log::ConfigEnd,
     lock::DirectoryLock,
     pool::Pool,
+    recent::Recent,
     schema::{LOG, MAIN},
     writer::{OnConnect, Writer},
 };
@@ -126,6 +129,8 @@ pub struct SqliteStore {
     main_lists: Pool,
     log_writer: Writer,
     main_writer: Writer,
+    recent: Recent,
+    config_end: ConfigEnd,
 }
 
 impl SqliteStore {
@@ -144,7 +149,8 @@ impl SqliteStore {
         let main = MAIN.open(dir)?;
         let (id, install) = install::load(dir, &log, &main, options)?;
         let hints = Hints::default();
-        hints.publish_config(config_log::head(&main).map_err(|fault| MAIN.open_error(dir, fault))?);
+        let config_head = config_log::head(&main).map_err(|fault| MAIN.open_error(dir, fault))?;
+        hints.publish_config(config_head);
         let start = |schema: &'static schema::Schema, connection| {
             Writer::start(
                 schema,
@@ -166,6 +172,8 @@ impl SqliteStore {
             main_lists: Pool::new(MAIN.path(dir)),
             log_writer: start(&LOG, log)?,
             main_writer: start(&MAIN, main)?,
+            recent: Recent::default(),
+            config_end: ConfigEnd::at(config_head),
         }))
     }
 }

@@ -176,6 +176,8 @@ fn connect(path: &Path, more: OpenFlags) -> Result<Connection, Fault> {
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.pragma_update(None, "trusted_schema", "OFF")?;
     connection.pragma_update(None, "cell_size_check", "ON")?;
+    // A plan depends on no bound value. Otherwise each new value of a range is a reason to prepare a cached statement again.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(connection)
 }
 
