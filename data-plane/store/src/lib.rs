@@ -12,12 +12,14 @@ pub mod checkpoint;
 pub mod clock;
 #[cfg(feature = "testing")]
 pub mod conformance;
+mod directory_lock;
 pub mod event;
 pub mod expression;
 #[cfg(feature = "testing")]
 pub mod fault;
 pub mod hints;
 pub mod id;
+pub mod journal;
 pub mod limits;
 pub mod model;
 pub mod payload;

@@ -36,6 +36,30 @@ pub const READ_BYTES_MAX: usize = 1024 * 1024;
 /// Changes in one row of the configuration log.
 pub const CONFIG_CHANGES_PER_ROW: usize = 256;
 
+// ---- The journal ----
+
+/// How long the store may take to acknowledge a batch before an edge with a journal syncs it there: ten times what a
+/// healthy database takes, and nobody notices it in a redirect.
+pub const APPEND_BUDGET_JOURNALED: Duration = Duration::from_millis(30);
+/// What a journal's files may take, by default: at 300 bytes a scan some 3.5 million scans, an hour at a thousand a
+/// second.
+pub const JOURNAL_BYTES_MAX_DEFAULT: u64 = 1024 * 1024 * 1024;
+/// The least that it may be told to take: some segments.
+pub const JOURNAL_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// A segment's size: small enough to be read whole, and for space to come back soon.
+pub const JOURNAL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+/// What a batch counts for at least, so that the positions kept in memory are bounded by the journal's size: 12 bytes
+/// for each of these.
+pub const JOURNAL_CHARGE_MIN: usize = 512;
+/// Pieces of work that may wait for the journal's thread: more than all partitions can have under way.
+pub const JOURNAL_QUEUE_MAX: usize = 256;
+/// Batches in one write: at 64 KiB a few MiB, which is what a disk syncs in the time that a scan waits.
+pub const JOURNAL_GROUP_MAX: usize = 64;
+/// Journaled batches of one partition that are shipped at once.
+pub const JOURNAL_SHIPPED_AT_ONCE: usize = 32;
+/// The same in bytes.
+pub const JOURNAL_SHIPPED_BYTES_AT_ONCE: usize = 256 * 1024;
+
 // ---- A scan ----
 
 /// User agents are cut here: real ones are below 400 bytes.

@@ -14,7 +14,6 @@ mod conversions;
 mod fault;
 mod install;
 mod leases;
-mod lock;
 mod log;
 mod pool;
 mod recent;
@@ -33,6 +32,7 @@ use rusqlite::Connection;
 
 use crate::{
     clock::{SharedClock, SystemClock},
+    directory_lock::{DirectoryLock, LockError},
     hints::Hints,
     limits,
     store::{Install, Store},
@@ -40,7 +40,6 @@ use crate::{
 
 use self::{
     config_log::ConfigEnd,
-    lock::DirectoryLock,
     pool::Pool,
     recent::Recent,
     schema::{LOG, MAIN},
@@ -115,6 +114,16 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    fn of_lock(dir: &Path, error: LockError) -> Self {
+        let dir = dir.to_owned();
+        match error {
+            LockError::InUse(owner) => Self::InUse { dir, owner },
+            LockError::Io(source) => Self::Directory { dir, source },
+        }
+    }
+}
+
 /// The embedded store. Dropping it waits for what is being committed and gives the directory free.
 #[derive(Debug)]
 pub struct SqliteStore {
@@ -144,7 +153,8 @@ impl SqliteStore {
 
     /// The same; `on_connect` is done to each connection that writes.
     fn open_with(dir: &Path, options: &Options, on_connect: &OnConnect) -> Result<Arc<Self>, OpenError> {
-        let lock = Arc::new(DirectoryLock::take(dir)?);
+        let lock = DirectoryLock::take(dir).map_err(|error| OpenError::of_lock(dir, error))?;
+        let lock = Arc::new(lock);
         let log = LOG.open(dir)?;
         let main = MAIN.open(dir)?;
         let (id, install) = install::load(dir, &log, &main, options)?;

@@ -26,10 +26,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     fault::Fault,
     install::{self, InstallId},
-    lock::DirectoryLock,
     schema::{self, Schema},
 };
-use crate::{limits, store::StoreError};
+use crate::{directory_lock::DirectoryLock, limits, store::StoreError};
 
 /// What must be undone when a piece of work fails alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,4 +1,4 @@
-//! The data directory's lock: one process at a time, for life.
+//! A directory's lock (the embedded store's, the journal's): one process at a time, for life.
 //!
 //! An advisory `flock` on a file that is never removed: it ends with the process, however that ends, and so proves
 //! that an earlier owner is dead.
@@ -12,14 +12,21 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::OpenError;
-
 /// The lock file's name.
 const FILE: &str = "qrelay.lock";
 
-/// Held for as long as any thread of the store may write.
+/// Why a directory was not taken.
 #[derive(Debug)]
-pub(super) struct DirectoryLock {
+pub(crate) enum LockError {
+    /// Another process has it: who, for people.
+    InUse(String),
+    /// It cannot be made, or its lock not be taken.
+    Io(std::io::Error),
+}
+
+/// Held for as long as any thread may write there.
+#[derive(Debug)]
+pub(crate) struct DirectoryLock {
     file: File,
 }
 
@@ -27,23 +34,19 @@ impl Drop for DirectoryLock {
     fn drop(&mut self) {
         // Closing would not do while a child process that was just forked has the descriptor too.
         if let Err(error) = flock(&self.file, FlockOperation::Unlock) {
-            tracing::warn!(%error, "cannot unlock the data directory");
+            tracing::warn!(%error, "cannot unlock a directory");
         }
     }
 }
 
 impl DirectoryLock {
     /// Makes the directory if there is none, and takes it.
-    pub(super) fn take(dir: &Path) -> Result<Self, OpenError> {
-        let failed = |source| OpenError::Directory {
-            dir: dir.to_owned(),
-            source,
-        };
+    pub(crate) fn take(dir: &Path) -> Result<Self, LockError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(dir)
-            .map_err(failed)?;
+            .map_err(LockError::Io)?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -51,16 +54,11 @@ impl DirectoryLock {
             .truncate(false)
             .mode(0o600)
             .open(dir.join(FILE))
-            .map_err(failed)?;
+            .map_err(LockError::Io)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(OpenError::InUse {
-                    dir: dir.to_owned(),
-                    owner: owner(&mut file),
-                });
-            }
-            Err(error) => return Err(failed(error.into())),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(LockError::InUse(owner(&mut file))),
+            Err(error) => return Err(LockError::Io(error.into())),
         }
         // The number is for people and may be missing; on a full disk the lock holds all the same.
         if let Err(error) = note_owner(&mut file) {

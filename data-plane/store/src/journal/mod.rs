@@ -1,0 +1,586 @@
+//! The journal: batches that the store did not acknowledge in time, synced to a disk of the edge's own.
+//!
+//! A directory that one process owns at a time, for life ([`crate::directory_lock`]): whoever holds it knows that those
+//! who wrote there before are dead, ships what they left under their ids and closes them. Files are
+//! segments of entries ([`mod@format`]), which are deleted once the store has all their batches, and a marker for each
+//! writer that is not closed ([`marker`]). A thread does the writing, in groups ([`disk`]).
+//!
+//! Rules: a batch is journaled when it is sealed and never changed; while one of its partition is not known to be in
+//! the store, later ones follow it here; they are shipped with the same key and bytes, in order, as often as it
+//! takes. What is full says so, and holds nothing back.
+//!
+//! Memory: a position of 12 bytes per batch that waits, each of which counts for [`limits::JOURNAL_CHARGE_MIN`] at
+//! least against the journal's size.
+
+mod disk;
+mod format;
+mod marker;
+mod scan;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use self::{
+    disk::{BeforeWrite, Disk, Job, Segment},
+    format::{FILE_HEADER_BYTES, HeaderFault, SegmentKey},
+};
+pub use self::{
+    marker::Marker,
+    scan::{Found, Trouble},
+};
+use crate::{
+    directory_lock::{DirectoryLock, LockError},
+    id::{PartitionId, Seq, WriterId},
+    limits,
+    store::{Batch, Heads, Install, StoreError},
+};
+
+const SEGMENT: &str = "journal";
+const DAMAGED: &str = "damaged";
+
+/// How a journal is kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JournalConfig {
+    /// Where. Best on a disk that does nothing else.
+    pub dir: PathBuf,
+    /// How long the store may take to acknowledge a batch before the batch goes to the journal.
+    pub append_budget: Duration,
+    /// What all files together may take.
+    pub bytes_max: u64,
+}
+
+impl JournalConfig {
+    /// With the default limits.
+    pub fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            append_budget: limits::APPEND_BUDGET_JOURNALED,
+            bytes_max: limits::JOURNAL_BYTES_MAX_DEFAULT,
+        }
+    }
+}
+
+/// Why a journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Another process has it.
+    #[error("the journal directory {} is in use by {owner}; only one process may use it at a time", dir.display())]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+        /// Who has it, for people.
+        owner: String,
+    },
+    /// The directory cannot be made, read or locked.
+    #[error("cannot use the journal directory {}", dir.display())]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A newer release was here.
+    #[error("{} has version {found} of the journal, and this release knows versions up to {known}: use the newer release", file.display(), known = format::VERSION)]
+    Newer {
+        /// The file.
+        file: PathBuf,
+        /// Its version.
+        found: u16,
+    },
+    /// What is in it belongs to another install's store.
+    #[error(
+        "the journal directory {} has batches of another install: they cannot go to this store",
+        dir.display()
+    )]
+    OtherInstall {
+        /// The directory.
+        dir: PathBuf,
+    },
+}
+
+/// Why a batch was not journaled.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum WriteError {
+    /// It would grow past its size.
+    #[error("the journal is full")]
+    Full,
+    /// The disk does not take it.
+    #[error("the journal cannot be written: {0}")]
+    Disk(String),
+}
+
+/// Where a batch stands in the journal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Position {
+    segment: u32,
+    offset: u32,
+    bytes: u32,
+}
+
+impl Position {
+    fn new(segment: u32, offset: usize, bytes: usize) -> Self {
+        let narrow = |number: usize| u32::try_from(number).expect("invariant: segments are a few MiB");
+        Self {
+            segment,
+            offset: narrow(offset),
+            bytes: narrow(bytes),
+        }
+    }
+
+    /// Bytes on the disk.
+    pub fn bytes(self) -> usize {
+        usize::try_from(self.bytes).expect("invariant: u32 fits into usize")
+    }
+}
+
+/// What a batch counts for, of a body of so many bytes.
+fn charge(body: usize) -> u64 {
+    let bytes = body + format::ENTRY_HEADER_BYTES;
+    u64::try_from(bytes.max(limits::JOURNAL_CHARGE_MIN)).expect("invariant: usize fits into u64")
+}
+
+/// A writer that used the directory before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeadWriter {
+    /// Its id.
+    pub writer: WriterId,
+    /// Who it was, if that can be read.
+    pub marker: Option<Marker>,
+    /// Its segments, oldest first.
+    segments: Vec<(u32, PathBuf)>,
+}
+
+/// What a file of the journal holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Contents {
+    /// The file.
+    pub file: PathBuf,
+    /// Its batches, in order.
+    pub found: Vec<Found>,
+    /// What of it cannot be read.
+    pub troubles: Vec<Trouble>,
+}
+
+impl DeadWriter {
+    /// What its segments hold, and what of them cannot be read. Blocks.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn contents(&self) -> io::Result<Vec<Contents>> {
+        let read = |(segment, path): &(u32, PathBuf)| {
+            let scanned = scan::scan(path, self.key(*segment))?;
+            Ok(Contents {
+                file: path.clone(),
+                found: scanned.found,
+                troubles: scanned.troubles,
+            })
+        };
+        self.segments.iter().map(read).collect()
+    }
+
+    fn key(&self, segment: u32) -> SegmentKey {
+        SegmentKey {
+            writer: self.writer,
+            segment,
+        }
+    }
+}
+
+/// What a dead writer left to ship.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Recovered {
+    /// Per partition, in order.
+    pub waiting: BTreeMap<PartitionId, VecDeque<Position>>,
+    /// The last batch of each.
+    pub last: Heads,
+    /// What cannot be read: already logged and counted.
+    pub troubles: Vec<Trouble>,
+}
+
+/// An open journal. Cheap to clone; the last clone that is dropped waits for the thread and gives the directory free.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: JournalConfig,
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    left: Mutex<Vec<DeadWriter>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the journal's thread panicked");
+        }
+    }
+}
+
+impl Journal {
+    /// Takes the directory, making it on the first start. What is left in it is only listed: how much there is delays
+    /// nothing. Blocks for as long as the disk takes.
+    ///
+    /// # Errors
+    /// See [`JournalError`].
+    pub fn open(config: JournalConfig) -> Result<Self, JournalError> {
+        Self::open_with(config, Arc::new(|| Ok(())))
+    }
+
+    fn open_with(config: JournalConfig, before_write: BeforeWrite) -> Result<Self, JournalError> {
+        let dir = config.dir.clone();
+        let lock = DirectoryLock::take(&dir).map_err(|error| match error {
+            LockError::InUse(owner) => JournalError::InUse {
+                dir: dir.clone(),
+                owner,
+            },
+            LockError::Io(source) => JournalError::Directory {
+                dir: dir.clone(),
+                source,
+            },
+        })?;
+        let listed = list(&dir)?;
+        let next = listed.next;
+        let disk = Disk {
+            bytes_max: config.bytes_max,
+            before_write,
+            segments: listed.segments,
+            next,
+            writer: None,
+            active: None,
+            aside_bytes: listed.aside_bytes,
+            dir,
+            _lock: Arc::new(lock),
+        };
+        let (jobs, waiting) = mpsc::channel(limits::JOURNAL_QUEUE_MAX);
+        let thread = disk::spawn(disk, waiting)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                jobs: Some(jobs),
+                thread: Some(thread),
+                left: Mutex::new(listed.left),
+            }),
+        })
+    }
+
+    /// How it is kept.
+    pub fn config(&self) -> &JournalConfig {
+        &self.inner.config
+    }
+
+    /// The writers of processes that are dead and were not closed, as they were found.
+    pub fn left(&self) -> Vec<DeadWriter> {
+        self.inner
+            .left
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Makes sure that what was left belongs to this store.
+    ///
+    /// # Errors
+    /// [`JournalError::OtherInstall`].
+    pub fn check_install(&self, install: &Install) -> Result<(), JournalError> {
+        let ours = marker::fingerprint(install);
+        let foreign = |dead: &DeadWriter| dead.marker.as_ref().is_some_and(|marker| marker.install != ours);
+        match self.left().iter().any(foreign) {
+            true => Err(JournalError::OtherInstall {
+                dir: self.inner.config.dir.clone(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// Names the writer whose batches come, durably. Before it registers.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub async fn begin(&self, marker: Marker) -> io::Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let marker = Box::new(marker);
+        self.ask(Job::Begin { marker, reply }, answer).await?
+    }
+
+    /// Journals a sealed batch. When this returns, it is synced.
+    ///
+    /// # Errors
+    /// When the journal is full, or the disk does not take it.
+    pub async fn write(&self, batch: Batch) -> Result<Position, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Job::Write { batch, reply }, answer)
+            .await
+            .map_err(|error| WriteError::Disk(error.to_string()))?
+    }
+
+    /// Reads batches of `writer`. None for one that is not what was written: that is logged and counted here.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub async fn read(
+        &self,
+        writer: WriterId,
+        positions: Vec<Position>,
+    ) -> Result<Vec<Option<Batch>>, StoreError> {
+        let dir = self.inner.config.dir.clone();
+        let reading = tokio::task::spawn_blocking(move || read(&dir, writer, &positions));
+        let read = reading.await.expect("invariant: reading a file does not panic");
+        let (batches, damaged) =
+            read.map_err(|error| StoreError::Unavailable(format!("cannot read the journal: {error}")))?;
+        for segment in damaged {
+            self.tell(Job::Damaged(segment)).await;
+        }
+        Ok(batches)
+    }
+
+    /// Reads what a dead writer left. What cannot be read is logged and counted; all that follows it is there.
+    ///
+    /// # Errors
+    /// When a file cannot be read. To be repeated then, before anything of it was resolved.
+    pub async fn recover(&self, dead: &DeadWriter) -> io::Result<Recovered> {
+        let mut recovered = Recovered::default();
+        let mut segments = Vec::new();
+        for (segment, path) in dead.segments.clone() {
+            let key = dead.key(segment);
+            let scanning = tokio::task::spawn_blocking(move || {
+                scan::scan(&path, key).inspect(|scanned| tell_troubles(&path, &scanned.troubles))
+            });
+            let scanned = scanning
+                .await
+                .expect("invariant: reading a file does not panic")?;
+            segments.push((segment, scanned.found.len(), scanned.is_damaged()));
+            recovered.troubles.extend(scanned.troubles);
+            for found in scanned.found {
+                let waiting = recovered.waiting.entry(found.partition).or_default();
+                waiting.push_back(found.position);
+                let last = recovered.last.entry(found.partition).or_default();
+                *last = found.seq.max(*last);
+            }
+        }
+        for (segment, batches, damaged) in segments {
+            let unresolved = u64::try_from(batches).expect("invariant: usize fits into u64");
+            self.tell(Job::Adopt {
+                segment,
+                unresolved,
+                damaged,
+            })
+            .await;
+        }
+        Ok(recovered)
+    }
+
+    /// Says that these are in the store, or given up: the journal may forget them.
+    pub async fn resolve(&self, positions: Vec<Position>) {
+        self.tell(Job::Resolved(positions)).await;
+    }
+
+    /// Says that a writer is closed: nothing more is to be done for it.
+    ///
+    /// # Errors
+    /// When the disk does not take it; repeating is harmless.
+    pub async fn end(&self, writer: WriterId) -> io::Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Job::End { writer, reply }, answer).await??;
+        let mut left = self.inner.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.retain(|dead| dead.writer != writer);
+        Ok(())
+    }
+
+    async fn tell(&self, job: Job) {
+        let jobs = self.inner.jobs.as_ref().expect("invariant: only a drop takes it");
+        if jobs.send(job).await.is_err() {
+            tracing::error!("the journal's thread has ended");
+        }
+    }
+
+    async fn ask<T>(&self, job: Job, answer: oneshot::Receiver<T>) -> io::Result<T> {
+        self.tell(job).await;
+        answer
+            .await
+            .map_err(|_| io::Error::other("the journal's thread has ended"))
+    }
+}
+
+fn tell_troubles(path: &Path, troubles: &[Trouble]) {
+    let file = path.display();
+    for trouble in troubles {
+        match trouble {
+            Trouble::Torn { offset, bytes } => {
+                tracing::warn!(%file, offset, bytes, "the journal ends in a write that a crash cut off; it was never acknowledged, and is left out");
+            }
+            Trouble::Damaged { offset, bytes, batch } => {
+                let (partition, seq) = batch.unzip();
+                let (partition, seq) = (partition.map(PartitionId::as_u16), seq.map(Seq::as_u64));
+                tracing::error!(%file, offset, bytes, partition, seq, "the journal is damaged: these bytes are not what was written, and what they held is lost; all that follows is shipped");
+                metrics::counter!("qrelay_journal_damaged_total").increment(1);
+            }
+        }
+    }
+}
+
+type ReadBatches = (Vec<Option<Batch>>, Vec<u32>);
+
+fn read(dir: &Path, writer: WriterId, positions: &[Position]) -> io::Result<ReadBatches> {
+    let (mut batches, mut damaged) = (Vec::with_capacity(positions.len()), Vec::new());
+    let mut open: Option<(u32, File)> = None;
+    for position in positions {
+        let key = SegmentKey {
+            writer,
+            segment: position.segment,
+        };
+        if open
+            .as_ref()
+            .is_none_or(|(segment, _)| *segment != position.segment)
+        {
+            open = Some((position.segment, File::open(dir.join(segment_name(key)))?));
+        }
+        let (_, file) = open.as_ref().expect("invariant: it was opened above");
+        let mut bytes = vec![0; position.bytes()];
+        file.read_exact_at(&mut bytes, u64::from(position.offset))?;
+        let batch = key.decode(&bytes).ok().map(|(batch, _)| batch);
+        if batch.is_none() {
+            tracing::error!(%writer, segment = position.segment, offset = position.offset, "a batch in the journal is not what was written; it is lost");
+            metrics::counter!("qrelay_journal_damaged_total").increment(1);
+            damaged.push(position.segment);
+        }
+        batches.push(batch);
+    }
+    Ok((batches, damaged))
+}
+
+fn segment_name(key: SegmentKey) -> String {
+    format!("{:010}-{}.{SEGMENT}", key.segment, key.writer)
+}
+
+/// The writer and number that a segment's name says.
+fn named(path: &Path) -> Option<SegmentKey> {
+    let (segment, writer) = path.file_stem()?.to_str()?.split_once('-')?;
+    Some(SegmentKey {
+        writer: WriterId::from_u64(u64::from_str_radix(writer, 16).ok()?),
+        segment: segment.parse().ok()?,
+    })
+}
+
+/// What an earlier process left.
+struct Listed {
+    segments: BTreeMap<u32, Segment>,
+    left: Vec<DeadWriter>,
+    next: u32,
+    aside_bytes: u64,
+}
+
+/// The dead writers of a directory, for people, without taking it: it may be in use. Blocks.
+///
+/// # Errors
+/// When the directory cannot be read, or a newer release wrote it.
+pub fn inspect(dir: &Path) -> Result<Vec<DeadWriter>, JournalError> {
+    Ok(list(dir)?.left)
+}
+
+fn list(dir: &Path) -> Result<Listed, JournalError> {
+    let failed = |source| JournalError::Directory {
+        dir: dir.to_owned(),
+        source,
+    };
+    let mut listed = Listed {
+        segments: BTreeMap::new(),
+        left: Vec::new(),
+        next: 1,
+        aside_bytes: 0,
+    };
+    let mut writers: BTreeMap<WriterId, DeadWriter> = BTreeMap::new();
+    let dead = |writer| DeadWriter {
+        writer,
+        marker: None,
+        segments: Vec::new(),
+    };
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some(SEGMENT) => {
+                let Some(key) = named(&path) else { continue };
+                let bytes = segment_bytes(&path)?;
+                listed.next = listed.next.max(key.segment.saturating_add(1));
+                let segment = Segment {
+                    path: path.clone(),
+                    charge: bytes,
+                    unresolved: None,
+                    damaged: false,
+                };
+                listed.segments.insert(key.segment, segment);
+                let dead = writers.entry(key.writer).or_insert_with(|| dead(key.writer));
+                dead.segments.push((key.segment, path));
+            }
+            Some(marker::EXTENSION) => {
+                let Some(writer) = marker_writer(&path) else {
+                    continue;
+                };
+                let dead = writers.entry(writer).or_insert_with(|| dead(writer));
+                match Marker::read(&path) {
+                    Ok(marker) => dead.marker = Some(marker),
+                    Err(error) => {
+                        tracing::error!(%error, file = %path.display(), "cannot read who used the journal before");
+                    }
+                }
+            }
+            Some(DAMAGED) => {
+                listed.aside_bytes += fs::metadata(&path).map_err(failed)?.len();
+                if let Some(key) = named(&path) {
+                    listed.next = listed.next.max(key.segment.saturating_add(1));
+                }
+            }
+            _ => {}
+        }
+    }
+    listed.left = writers.into_values().collect();
+    listed.left.iter_mut().for_each(|dead| dead.segments.sort());
+    Ok(listed)
+}
+
+fn marker_writer(path: &Path) -> Option<WriterId> {
+    let number = u64::from_str_radix(path.file_stem()?.to_str()?, 16).ok()?;
+    Some(WriterId::from_u64(number))
+}
+
+/// A segment's size; refuses what a newer release wrote.
+fn segment_bytes(path: &Path) -> Result<u64, JournalError> {
+    let failed = |source| JournalError::Directory {
+        dir: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(failed)?;
+    let mut header = [0; FILE_HEADER_BYTES];
+    let bytes = file.metadata().map_err(failed)?.len();
+    let whole = file.read_exact_at(&mut header, 0).is_ok();
+    match SegmentKey::of_file(&header) {
+        Err(HeaderFault::Newer(found)) if whole => Err(JournalError::Newer {
+            file: path.to_owned(),
+            found,
+        }),
+        _ => Ok(bytes),
+    }
+}
+
+/// Makes new names in a directory durable.
+fn sync_directory(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests;
