@@ -17,6 +17,7 @@ mod architecture;
 mod clients;
 mod contract;
 mod conversions;
+mod cql;
 mod crash_ledger;
 mod durability;
 mod egress;

@@ -10,6 +10,7 @@
 #![allow(clippy::print_stdout, reason = "tests print the seed and the ledger")]
 
 pub mod api;
+pub mod cql;
 pub mod http;
 pub mod receiver;
 pub mod scan;

@@ -25,6 +25,7 @@ pub mod model;
 pub mod payload;
 pub mod reader;
 pub mod record;
+pub mod scylla;
 pub mod seal;
 pub mod signature;
 pub mod sqlite;

@@ -1,12 +1,14 @@
 //! Every limit of the product, with its reason. Nothing grows without bound.
 
-use std::time::Duration;
+use std::{num::NonZeroU8, time::Duration};
 
 // ---- The log ----
 
 /// Shared partitions of an embedded install: enough that one slow owner task does not hold up all tenants, few
 /// enough that a commit gathers records of few rows.
 pub const PARTITIONS_EMBEDDED: u16 = 8;
+/// Shared partitions of an install on a CQL cluster: a few for each dispatcher that one would run.
+pub const PARTITIONS_CLUSTER: u16 = 64;
 /// An open batch is sealed at this size: larger rows cost ScyllaDB latency, smaller ones cost statements.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
 /// Records per batch: the index in an event's address has 16 bits.
@@ -416,3 +418,27 @@ pub const OPEN_CHECK_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub const VACUUM_FREE_PAGES_MIN: u32 = 1024;
 /// Pages given back in one step.
 pub const VACUUM_PAGES_PER_STEP: u32 = 256;
+
+// ---- The CQL cluster ----
+
+/// Nodes that keep each row: one may be away, and a quorum of two is left.
+pub const CQL_REPLICATION: NonZeroU8 = NonZeroU8::new(3).expect("invariant: three is not zero");
+/// How much longer than events are kept their rows live: a reader that is behind, or a clock that is, finds them.
+pub const CQL_TTL_SPARE: Duration = Duration::from_secs(2 * 24 * 3600);
+/// How long a connection may take.
+pub const CQL_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a statement may take, the driver's own repetitions on other nodes included: a node that does not answer
+/// is noticed before an append's budget ([`APPEND_BUDGET`]) is used up.
+pub const CQL_REQUEST_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Tries of a statement before its caller is told.
+pub const CQL_TRIES: u32 = 3;
+/// The pause after the first failed try; after the second it is twice as long.
+pub const CQL_RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// Rows in one page of an answer.
+pub const CQL_PAGE_ROWS: i32 = 1000;
+/// How long making or changing a table may take: all nodes have to learn of it.
+pub const CQL_SCHEMA_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a process looks whether another one has finished changing the tables.
+pub const CQL_SCHEMA_POLL: Duration = Duration::from_millis(200);
+/// A process that changes tables and has not moved its beat for so long is dead: somewhat longer than one change takes.
+pub const CQL_SCHEMA_RUNNER_SILENT_AFTER: Duration = Duration::from_secs(75);

@@ -42,10 +42,24 @@ pub trait Fixture: Send {
 }
 
 /// Makes a test of each rule: `conformance_tests!(MyFixture);`
+///
+/// `conformance_tests!(MyFixture, #[ignore = "needs it"], log leases);` gives each test an attribute, and takes the
+/// rules of these traits only (`model` is the random operations).
 #[macro_export]
 macro_rules! conformance_tests {
     ($fixture:ty) => {
-        $crate::conformance_tests!(@ $fixture, log {
+        $crate::conformance_tests!(
+            @all $fixture, [], log config registry lists leases attempts commands conversions model
+        );
+    };
+    ($fixture:ty, # $attribute:tt, $($module:ident)*) => {
+        $crate::conformance_tests!(@all $fixture, [# $attribute], $($module)*);
+    };
+    (@all $fixture:ty, $attributes:tt, $($module:ident)*) => {
+        $($crate::conformance_tests!(@ $module $fixture, $attributes);)*
+    };
+    (@ log $fixture:ty, $attributes:tt) => {
+        $crate::conformance_tests!(@tests $fixture, $attributes, log {
             a_batch_is_read_back_as_it_was_appended,
             repeating_a_batch_is_harmless,
             another_batch_under_the_same_key_is_refused_and_changes_nothing,
@@ -60,7 +74,9 @@ macro_rules! conformance_tests {
             batches_are_paged_forwards_from_any_time,
             concurrent_appends_are_all_stored,
         });
-        $crate::conformance_tests!(@ $fixture, config {
+    };
+    (@ config $fixture:ty, $attributes:tt) => {
+        $crate::conformance_tests!(@tests $fixture, $attributes, config {
             changes_are_numbered_without_gaps_in_one_order,
             a_change_is_hinted_at_after_it_is_stored,
             events_of_a_tenant_are_paged_backwards,
@@ -68,7 +84,9 @@ macro_rules! conformance_tests {
             a_health_is_announced_once_by_concurrent_callers,
             a_deleted_endpoint_has_no_health_to_announce,
         });
-        $crate::conformance_tests!(@ $fixture, registry {
+    };
+    (@ registry $fixture:ty, $attributes:tt) => {
+        $crate::conformance_tests!(@tests $fixture, $attributes, registry {
             what_was_created_is_found,
             every_version_of_a_code_stays,
             a_change_of_another_version_is_a_conflict,
@@ -88,7 +106,9 @@ macro_rules! conformance_tests {
             a_refused_change_touches_nothing,
             the_last_use_of_a_key_moves_forward_only,
         });
-        $crate::conformance_tests!(@ $fixture, lists {
+    };
+    (@ lists $fixture:ty, $attributes:tt) => {
+        $crate::conformance_tests!(@tests $fixture, $attributes, lists {
             lists_are_newest_first_and_pages_neither_repeat_nor_skip,
             deleted_rows_are_found_but_not_listed,
             codes_are_filtered_by_every_field_given,
@@ -96,7 +116,9 @@ macro_rules! conformance_tests {
             endpoints_are_listed_by_home,
             a_tenants_rows_are_its_own,
         });
-        $crate::conformance_tests!(@ $fixture, leases {
+    };
+    (@ leases $fixture:ty, $attributes:tt) => {
+        $crate::conformance_tests!(@tests $fixture, $attributes, leases {
             a_lease_is_claimed_only_as_expected,
             of_concurrent_claims_one_applies,
             a_save_moves_the_beat_and_the_rows_together,
@@ -106,7 +128,9 @@ macro_rules! conformance_tests {
             a_chunk_never_changes,
             rows_of_a_kind_are_found_by_what_their_ids_begin_with,
         });
-        $crate::conformance_tests!(@ $fixture, attempts {
+    };
+    (@ attempts $fixture:ty, $attributes:tt) => {
+        $crate::conformance_tests!(@tests $fixture, $attributes, attempts {
             a_delivery_is_listed_with_its_last_attempt,
             deliveries_are_paged_newest_first,
             a_repeated_attempt_is_recorded_once,
@@ -115,7 +139,9 @@ macro_rules! conformance_tests {
             one_look_at_a_long_delivery_log_is_bounded,
             what_became_of_a_batch_is_found_without_repeats,
         });
-        $crate::conformance_tests!(@ $fixture, commands {
+    };
+    (@ commands $fixture:ty, $attributes:tt) => {
+        $crate::conformance_tests!(@tests $fixture, $attributes, commands {
             pending_commands_come_oldest_first_until_they_are_finished,
             every_kind_of_command_and_result_is_kept_as_it_was,
             the_first_result_of_a_command_wins,
@@ -123,30 +149,36 @@ macro_rules! conformance_tests {
             too_many_pending_commands_are_refused,
             commands_and_results_are_hinted_at,
         });
-        $crate::conformance_tests!(@ $fixture, conversions {
+    };
+    (@ conversions $fixture:ty, $attributes:tt) => {
+        $crate::conformance_tests!(@tests $fixture, $attributes, conversions {
             of_concurrent_claims_of_a_conversion_one_is_made,
             conversions_are_apart_by_tenant_and_external_id,
             an_unfinished_conversion_is_taken_from_the_writer_that_had_it_only,
             a_finished_conversion_keeps_its_first_address,
         });
-
+    };
+    (@ model $fixture:ty, [$($attribute:tt)*]) => {
         #[test]
+        $($attribute)*
         fn random_operations_with_faults_and_crashes_agree_with_the_model() {
             $crate::conformance::model::random_operations_agree::<$fixture>();
         }
     };
-    (@ $fixture:ty, $module:ident { $($name:ident,)* }) => {
+    (@tests $fixture:ty, $attributes:tt, $module:ident { $($name:ident,)* }) => {
         mod $module {
             use super::*;
 
-            $(
-                #[tokio::test]
-                async fn $name() {
-                    let fixture = <$fixture as $crate::conformance::Fixture>::open().await;
-                    let store = $crate::conformance::Fixture::store(&fixture);
-                    $crate::conformance::$module::$name(&store).await;
-                }
-            )*
+            $($crate::conformance_tests!(@test $fixture, $attributes, $module, $name);)*
+        }
+    };
+    (@test $fixture:ty, [$($attribute:tt)*], $module:ident, $name:ident) => {
+        #[tokio::test]
+        $($attribute)*
+        async fn $name() {
+            let fixture = <$fixture as $crate::conformance::Fixture>::open().await;
+            let store = $crate::conformance::Fixture::store(&fixture);
+            $crate::conformance::$module::$name(&store).await;
         }
     };
 }

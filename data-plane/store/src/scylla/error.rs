@@ -1,0 +1,104 @@
+//! Why a keyspace cannot be used.
+
+use std::path::PathBuf;
+
+use crate::store::StoreError;
+
+/// Why a keyspace cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its name is not one that we use.
+    #[error(
+        "{keyspace:?} cannot be the keyspace's name: it takes lower-case letters, digits and _, a letter first, 48 at most"
+    )]
+    Keyspace {
+        /// The name.
+        keyspace: String,
+    },
+    /// The certificates cannot be read.
+    #[error("cannot use the certificates in {}: {reason}", file.display())]
+    Tls {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// No node can be reached, or none lets us in.
+    #[error("cannot connect to the CQL cluster at {}", nodes.join(", "))]
+    Connect {
+        /// The nodes that were tried.
+        nodes: Vec<String>,
+        /// Why.
+        source: Box<scylla::errors::NewSessionError>,
+    },
+    /// The cluster has several data centres, and none was named.
+    #[error("the CQL cluster has the data centres {}: name the one to use", found.join(", "))]
+    DatacenterNeeded {
+        /// Those that it has.
+        found: Vec<String>,
+    },
+    /// The cluster has no such data centre.
+    #[error("the CQL cluster has no data centre {wanted:?}; it has {}", found.join(", "))]
+    NoSuchDatacenter {
+        /// The one that was named.
+        wanted: String,
+        /// Those that it has.
+        found: Vec<String>,
+    },
+    /// The keyspace belongs to another data centre. Two that write to it would each decide conditions alone.
+    #[error(
+        "keyspace {keyspace} has its home in data centre {home:?}, and this process is set to use {wanted:?}"
+    )]
+    OtherDatacenter {
+        /// The keyspace.
+        keyspace: String,
+        /// Where it was created.
+        home: String,
+        /// The one that was named.
+        wanted: String,
+    },
+    /// A newer release was here.
+    #[error(
+        "keyspace {keyspace} has schema version {found}, and this release knows versions up to {known}: use the newer \
+         release"
+    )]
+    NewerSchema {
+        /// The keyspace.
+        keyspace: String,
+        /// Its version.
+        found: i32,
+        /// The latest that this release knows.
+        known: i32,
+    },
+    /// A table cannot be made or changed.
+    #[error(
+        "cannot bring keyspace {keyspace} to schema version {version}: {reason}; the statement was: {statement}"
+    )]
+    Migrate {
+        /// The keyspace.
+        keyspace: String,
+        /// To which version.
+        version: i32,
+        /// The statement's beginning.
+        statement: String,
+        /// Why.
+        reason: String,
+    },
+    /// The cluster does not take a statement that this release needs.
+    #[error("the CQL cluster refuses a statement that is needed: {reason}; the statement was: {statement}")]
+    Statement {
+        /// The statement's beginning.
+        statement: String,
+        /// Why.
+        reason: String,
+    },
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A statement's beginning, for an error's text.
+pub(super) fn beginning(statement: &str) -> String {
+    let line: String = statement.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.chars().take(120).collect()
+}

@@ -1,0 +1,64 @@
+//! The backend for several machines: a keyspace of ScyllaDB, or of Apache Cassandra 5, which speak the same protocol.
+//!
+//! One home data centre: everything is read and written at `LOCAL_QUORUM`, conditions are decided at `LOCAL_SERIAL`
+//! ([`session`]). Tables are made and changed by numbered migrations ([`schema`]), what was fixed at creation stands in
+//! one row beside their number ([`install`]). Each trait of [`crate::store`] has its file, its statements and its tables.
+//!
+//! Invariants: what returned `Ok` is acknowledged by a quorum. No statement deletes from the log, the writers or the
+//! attempts: their rows leave by their time to live. Nothing is computed by the server: no time, no counter, no order
+//! but that of keys.
+
+#![allow(dead_code, reason = "its traits come one after the other")]
+
+mod config;
+mod decision;
+mod error;
+mod install;
+mod schema;
+mod session;
+
+use std::sync::Arc;
+
+use crate::{clock::SharedClock, hints::Hints, store::Install};
+
+use self::session::Cql;
+pub use self::{
+    config::{Credentials, ScyllaConfig},
+    error::OpenError,
+};
+
+/// A keyspace of a CQL cluster. Cheap to share behind an `Arc`; dropping the last one closes its connections.
+#[derive(Debug)]
+pub struct ScyllaStore {
+    cql: Arc<Cql>,
+    install: Install,
+    hints: Hints,
+    clock: SharedClock,
+}
+
+impl ScyllaStore {
+    /// Connects, and makes or migrates the keyspace's tables as needed.
+    ///
+    /// # Errors
+    /// When the cluster cannot be reached or the keyspace not be used; see [`OpenError`].
+    pub async fn open(config: &ScyllaConfig) -> Result<Arc<Self>, OpenError> {
+        let cql = Arc::new(Cql::connect(config).await?);
+        let row = schema::apply(&cql, config).await?;
+        Ok(Arc::new(Self {
+            install: row.install,
+            hints: Hints::default(),
+            clock: Arc::clone(&config.clock),
+            cql,
+        }))
+    }
+
+    /// What was fixed at creation.
+    pub fn install(&self) -> &Install {
+        &self.install
+    }
+
+    /// The process's hints.
+    pub fn hints(&self) -> &Hints {
+        &self.hints
+    }
+}
