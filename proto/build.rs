@@ -13,6 +13,9 @@ const PUBLIC: [&str; 7] = [
     "qrelay/v1/replay.proto",
 ];
 
+/// What processes of one install say to each other. No part of the descriptor set: nobody else is to call it.
+const INTERNAL: [&str; 1] = ["qrelay/internal/v1/hints.proto"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=qrelay");
     println!("cargo:rerun-if-changed=google");
@@ -34,5 +37,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             "qrelay.v1.TlsClient",
         ])
         .compile_fds(compiler.file_descriptor_set())?;
+    let mut internal = protox::Compiler::new(["."])?;
+    internal.include_source_info(true).open_files(INTERNAL)?;
+    tonic_prost_build::configure()
+        .build_transport(true)
+        .compile_fds(internal.file_descriptor_set())?;
     Ok(())
 }

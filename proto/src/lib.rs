@@ -19,5 +19,19 @@ pub mod v1 {
     tonic::include_proto!("qrelay.v1");
 }
 
+/// `qrelay.internal.v1`: what processes of one install say to each other. It may change with any release.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    unreachable_pub,
+    clippy::allow_attributes_without_reason,
+    clippy::large_futures,
+    reason = "generated; its docs are the proto's comments"
+)]
+pub mod internal {
+    tonic::include_proto!("qrelay.internal.v1");
+}
+
 /// The encoded `FileDescriptorSet` of the contract and all its imports, with comments and `google.api.http`.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

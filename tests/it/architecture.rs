@@ -14,13 +14,14 @@ use std::{
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 
 /// Every crate of the workspace, and the crates of the workspace that its product code may depend on.
-const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
     ("qrelay-proto", &[]),
     ("qrelay-store", &[]),
     ("qrelay-rest", &[]),
     ("qrelay-control", &["qrelay-proto", "qrelay-rest", "qrelay-store"]),
     ("qrelay-edge", &["qrelay-store"]),
     ("qrelay-dispatcher", &["qrelay-store"]),
+    ("qrelay-peers", &["qrelay-proto", "qrelay-store"]),
     (
         "qrelay",
         &[

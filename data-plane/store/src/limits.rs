@@ -29,6 +29,8 @@ pub const BEAT_PERIOD: Duration = Duration::from_secs(3);
 pub const WRITER_SILENT_AFTER: Duration = Duration::from_secs(15);
 /// How often a reader looks at the writers' rows; hints tell of its own process at once.
 pub const WRITERS_READ_PERIOD: Duration = Duration::from_secs(1);
+/// Writers of a partition that hints of other processes may name: more live at once in no install.
+pub const HINTED_WRITERS_MAX: usize = 4096;
 /// The longest pause between looks at a silent writer's tail: it is most likely dead.
 pub const SILENT_PROBE_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// A missing batch below a head is recorded as a gap after so long.
@@ -442,3 +444,20 @@ pub const CQL_SCHEMA_TIMEOUT: Duration = Duration::from_secs(60);
 pub const CQL_SCHEMA_POLL: Duration = Duration::from_millis(200);
 /// A process that changes tables and has not moved its beat for so long is dead: somewhat longer than one change takes.
 pub const CQL_SCHEMA_RUNNER_SILENT_AFTER: Duration = Duration::from_secs(75);
+
+// ---- Between processes ----
+
+/// Connections of other processes open at once: each process has one to each other one.
+pub const PEER_CONNECTIONS_MAX: usize = 512;
+/// Processes that are told of what happens here, at most.
+pub const PEERS_MAX: usize = 256;
+/// A message of hints: [`PEER_HEADS_MAX`] heads and as many commands, twice over.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 128 * 1024;
+/// Heads in one message.
+pub const PEER_HEADS_MAX: usize = 1024;
+/// How long a stranger may take to prove that it knows the peer key, and a peer to answer a message.
+pub const PEER_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often is looked where a partition's owner is: a hint to another process is lost, and costs a second at most.
+pub const PEER_LOOK_PERIOD: Duration = Duration::from_secs(2);
+/// The longest pause before another attempt to reach a peer.
+pub const PEER_RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);

@@ -5,7 +5,8 @@
 //! [`PartitionReader::read`] reads up to there and no further. Whoever matches events MUST read the configuration
 //! log's tail after `refresh` returned and before it matches what `read` brings.
 //!
-//! Rules: a hinted or published head may be read up to. A missing batch at or below a head stops that
+//! Rules: a hinted or published head may be read up to. A hint that the store does not bear out is forgotten: only what
+//! the writer's row (or its tail) says can be missing. A missing batch at or below such a head stops that
 //! writer and is looked for again; after [`limits::GAP_AFTER`] it is reported as one [`Item::Gap`] up to the next
 //! batch that exists. (On an exclusive store a missing beginning is retention's work, and reported at once: what was
 //! acknowledged there is seen at once.) A writer whose beat stands still for [`limits::WRITER_SILENT_AFTER`], on this reader's own
@@ -72,6 +73,8 @@ pub struct PartitionReader {
 struct Track {
     position: Seq,
     through: Seq,
+    /// What the store itself says is there. A hint may say more, and may be wrong.
+    confirmed: Seq,
     beat: Option<u64>,
     beat_moved: Instant,
     closed: bool,
@@ -87,6 +90,7 @@ impl Track {
         Self {
             position,
             through: position,
+            confirmed: position,
             beat: None,
             beat_moved: now,
             closed: false,
@@ -146,7 +150,8 @@ impl PartitionReader {
         let mut reader = Self::new(store, partition, BTreeMap::new());
         reader.refresh().await?;
         for track in reader.tracks.values_mut() {
-            track.position = track.through;
+            // Not where hints say it is: a wrong one would skip what is to come.
+            (track.position, track.through) = (track.confirmed, track.confirmed);
         }
         Ok(reader)
     }
@@ -217,8 +222,10 @@ impl PartitionReader {
                     .copied()
                     .unwrap_or_default()
                     .max(track.position);
+                track.confirmed = track.through;
             } else {
                 let head = row.heads.get(&self.partition).copied().unwrap_or_default();
+                track.confirmed = track.confirmed.max(head);
                 track.through = track.through.max(head);
             }
             if track.closed && !track.readable() {
@@ -253,6 +260,7 @@ impl PartitionReader {
             };
             track.tail_due = now + track.tail_pause;
             track.through = track.through.max(tail);
+            track.confirmed = track.confirmed.max(tail);
         }
         Ok(())
     }
@@ -314,6 +322,10 @@ impl PartitionReader {
 
     /// A batch at or below a head is not there.
     async fn missing(&mut self, writer: WriterId, track: &Track) -> Result<Vec<Item>> {
+        if track.position >= track.confirmed {
+            self.doubt(writer);
+            return Ok(Vec::new());
+        }
         let now = Instant::now();
         let since = track.missing_since.unwrap_or(now);
         let expired = self.expired(writer, track.position).await?;
@@ -330,7 +342,7 @@ impl PartitionReader {
             .next_seq(self.partition, writer, track.position)
             .await?;
         let before_next = next.map_or(track.through, |next| Seq::new(next.as_u64() - 1));
-        let through = before_next.min(track.through);
+        let through = before_next.min(track.confirmed);
         if through <= track.position {
             // It came in between.
             return Ok(Vec::new());
@@ -350,6 +362,17 @@ impl PartitionReader {
             from,
             through,
         }])
+    }
+
+    /// A hint spoke of batches that are not there, and the writer's row does not know of: it counts no more. Were it
+    /// believed for long, a wrong one would end as a gap, and take what the writer really appends there.
+    fn doubt(&mut self, writer: WriterId) {
+        let track = self
+            .tracks
+            .get_mut(&writer)
+            .expect("invariant: only `learn` forgets tracks");
+        self.hints.retract(writer, track.through);
+        track.through = track.position;
     }
 
     /// Whether the batch after `position` is missing because retention took all from the beginning past it.

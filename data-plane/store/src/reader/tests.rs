@@ -60,6 +60,12 @@ impl Bench {
             .publish_head(writer, Seq::new(head));
     }
 
+    /// What the writer's row says.
+    async fn head(&self, writer: WriterId, head: u64) {
+        let heads = Heads::from([(P, Seq::new(head))]);
+        self.store.publish_heads(writer, head, &heads).await.unwrap();
+    }
+
     async fn close(&self, writer: WriterId, last: u64) {
         let last = Heads::from([(P, Seq::new(last))]);
         self.store.close_writer(writer, &last).await.unwrap();
@@ -174,8 +180,8 @@ async fn a_missing_batch_stops_its_writer_alone_until_it_comes() {
     let (holed, whole) = (registered(&bench.store).await, registered(&bench.store).await);
     bench.append(holed, &[1, 3]).await;
     bench.append(whole, &[1]).await;
-    bench.hint(holed, 3);
-    bench.hint(whole, 1);
+    bench.head(holed, 3).await;
+    bench.head(whole, 1).await;
     let mut reader = bench.reader();
     let (mut batches, gaps) = turn(&mut reader).await;
     batches.sort();
@@ -194,7 +200,7 @@ async fn after_ten_minutes_all_missing_batches_are_one_gap() {
     let bench = Bench::start().await;
     let writer = registered(&bench.store).await;
     bench.append(writer, &[1, 5, 6, 9]).await;
-    bench.hint(writer, 7);
+    bench.head(writer, 7).await;
     let mut reader = bench.reader();
     assert_eq!(turn(&mut reader).await, of(writer, &[1]));
     sleep(limits::GAP_AFTER - Duration::from_secs(1)).await;
@@ -211,13 +217,36 @@ async fn after_ten_minutes_all_missing_batches_are_one_gap() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wrong_hint_makes_no_gap_and_loses_nothing() {
+    let bench = Bench::start().await;
+    let (writer, nobody) = (registered(&bench.store).await, WriterId::from_u64(7));
+    bench.append(writer, &[1]).await;
+    let mut reader = bench.reader();
+    bench.hint(nobody, 3);
+    bench.hint(writer, u64::MAX);
+    assert_eq!(turn(&mut reader).await, of(writer, &[1]));
+    assert_eq!(bench.store.hints().partition(P).heads(), BTreeMap::new());
+    sleep(limits::GAP_AFTER * 2).await;
+    assert_eq!(turn(&mut reader).await, of(writer, &[]));
+    let at_end = PartitionReader::at_end(Arc::clone(&bench.store), P)
+        .await
+        .unwrap();
+    bench.append(writer, &[2]).await;
+    bench.hint(writer, 2);
+    for mut reader in [reader, at_end] {
+        assert!(turn(&mut reader).await.0.contains(&(writer, 2)));
+        assert_eq!(reader.positions(), BTreeMap::from([(writer, Seq::new(2))]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_missing_beginning_was_expired_only_where_one_process_owns_the_store() {
     for exclusive in [true, false] {
         let bench = Bench::start().await;
         bench.faults.set_exclusive(exclusive);
         let writer = registered(&bench.store).await;
         bench.append(writer, &[4, 5]).await;
-        bench.hint(writer, 5);
+        bench.head(writer, 5).await;
         let mut reader = bench.reader();
         let passed = (vec![(writer, 4), (writer, 5)], vec![(writer, 1, 3)]);
         let wanted = if exclusive { passed } else { of(writer, &[]) };
@@ -358,7 +387,7 @@ async fn a_reader_at_the_end_brings_what_comes_after() {
     let (open, closed) = (registered(&bench.store).await, registered(&bench.store).await);
     bench.append(open, &[1, 2]).await;
     bench.append(closed, &[1]).await;
-    bench.hint(open, 2);
+    bench.head(open, 2).await;
     bench.close(closed, 1).await;
     let mut reader = PartitionReader::at_end(Arc::clone(&bench.store), P)
         .await
