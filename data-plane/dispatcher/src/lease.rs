@@ -24,6 +24,11 @@ pub const RENEW_PERIOD: Duration = Duration::from_secs(3);
 pub const HELD_FOR: Duration = Duration::from_secs(10);
 /// Nothing new is started so shortly before the deadline.
 pub const START_MARGIN: Duration = Duration::from_secs(4);
+/// A look at a lease, or a claim, that is not answered within this failed: what a stalled store says of a beat that
+/// stood still is no proof, because its holder could not move it either.
+pub const LOOK_WAIT: Duration = Duration::from_secs(2);
+/// A save that is not answered within this is of unknown outcome: two of them fit between a renewal and the deadline.
+pub const SAVE_WAIT: Duration = Duration::from_secs(3);
 
 /// Watches a lease until it may be claimed.
 #[derive(Clone, Debug, Default)]

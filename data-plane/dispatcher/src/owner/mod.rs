@@ -2,7 +2,8 @@
 //!
 //! One task owns all state of a partition ([`actor::Actor`]); everything that waits (reads, exchanges, saves) runs in
 //! tasks of its own and comes back as a message. When the lease is lost, all of it is dropped, in-flight exchanges
-//! included, and the partition is claimed anew like any other.
+//! included, and the partition is claimed anew like any other. The lease is renewed from the claim on, also while the
+//! checkpoint is loaded, however long that takes.
 
 mod actor;
 mod announce;
@@ -27,16 +28,16 @@ use qrelay_store::{
     checkpoint::{RowKey, RowKind},
     id::{OwnerId, PartitionId},
     model::{Endpoint, Tenant},
-    store::{Cas, Result, SharedStore, StoreError},
+    store::{Cas, CheckpointDelta, Result, SharedStore, StoreError},
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     attempt::Sender,
     config::Config,
     filters::Filters,
-    lease::{Exclusive, Held, Watch},
+    lease::{Exclusive, Held, LOOK_WAIT, SAVE_WAIT, Saved, Watch},
     ledger::{
         Ledger,
         feed::Moment,
@@ -75,6 +76,20 @@ impl Shard {
     }
 }
 
+/// Waits for the store's answer, but where others may live not for ever: what was not answered is of unknown outcome.
+async fn answered<T>(
+    store: &SharedStore,
+    wait: Duration,
+    call: impl Future<Output = Result<T>> + Send,
+) -> Result<T> {
+    if store.exclusive() {
+        return call.await;
+    }
+    timeout(wait, call)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {wait:?}"))))
+}
+
 /// Owns a partition whenever its lease can be had, until `stop`.
 pub(crate) async fn own(shard: Arc<Shard>, partition: PartitionId, stop: CancellationToken) {
     let mut watch = Watch::default();
@@ -106,7 +121,7 @@ async fn once(
     stop: &CancellationToken,
 ) -> Result<Option<End>> {
     let store = &shard.store;
-    let lease = store.lease(partition).await?;
+    let lease = answered(store, LOOK_WAIT, store.lease(partition)).await?;
     // A claim of ours whose answer was lost is nobody else's.
     let ours = lease
         .as_ref()
@@ -121,11 +136,17 @@ async fn once(
     };
     let claim = expect.claim(shard.owner, &shard.config.addr);
     let sent = Instant::now();
-    if store.claim(partition, expect.0, &claim).await? != Cas::Applied {
+    let claimed = store.claim(partition, expect.0, &claim);
+    if answered(store, LOOK_WAIT, claimed).await? != Cas::Applied {
         return Ok(None);
     }
-    let held = Held::new(&claim, shard.owner, sent);
-    let Some((ledger, tenants)) = load(shard, partition, &held).await? else {
+    let mut held = Held::new(&claim, shard.owner, sent);
+    let epoch = held.epoch();
+    let loaded = tokio::select! {
+        loaded = load(shard, partition, epoch) => loaded?,
+        () = renewed(store, partition, &mut held) => None,
+    };
+    let Some((ledger, tenants)) = loaded else {
         return Ok(Some(End::Fenced));
     };
     tracing::info!(%partition, epoch = held.epoch(), undone = ledger.undone(), "took the partition up");
@@ -137,15 +158,39 @@ async fn once(
     Ok(Some(end))
 }
 
+/// Renews a lease while nothing else is saved. Ends only when it is lost. May be dropped at any time: what was sent
+/// last is then of unknown outcome, and moved the beat only.
+async fn renewed(store: &SharedStore, partition: PartitionId, held: &mut Held) {
+    loop {
+        sleep_until(held.renew_at()).await;
+        let sending = held.next(Instant::now());
+        let delta = CheckpointDelta::default();
+        let save = store.save(partition, sending.expected, sending.beat, &delta);
+        // Until there is an answer.
+        held.answered(sending, None);
+        let answer = answered(store, SAVE_WAIT, save).await;
+        match answer {
+            Ok(cas) => {
+                if held.answered(sending, Some(&cas)) == Saved::Fenced {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%partition, %error, "cannot renew a lease; trying again");
+                sleep(LOOK_PERIOD).await;
+            }
+        }
+    }
+}
+
 /// Reads the checkpoint, and the tenants of its endpoints. None when the lease was lost meanwhile.
 async fn load(
     shard: &Shard,
     partition: PartitionId,
-    held: &Held,
+    epoch: u64,
 ) -> Result<Option<(Ledger, Vec<Arc<Tenant>>)>> {
     let (lease, rows) = shard.store.checkpoint(partition).await?;
-    let ours =
-        lease.is_some_and(|lease| lease.owner == Some(shard.owner) && lease.fence.epoch == held.epoch());
+    let ours = lease.is_some_and(|lease| lease.owner == Some(shard.owner) && lease.fence.epoch == epoch);
     if !ours {
         return Ok(None);
     }
@@ -163,7 +208,7 @@ async fn load(
         endpoints,
         rows,
     };
-    let (ledger, damage) = Ledger::load(partition, held.epoch(), loaded, shard.moment());
+    let (ledger, damage) = Ledger::load(partition, epoch, loaded, shard.moment());
     if !damage.rows.is_empty() || !damage.chunks.is_empty() {
         tracing::error!(%partition, ?damage, "parts of the checkpoint cannot be read; what they held is lost");
         metrics::damaged(damage.rows.len() + damage.chunks.len());

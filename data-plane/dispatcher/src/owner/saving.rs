@@ -14,9 +14,12 @@ use qrelay_store::{
 };
 use tokio::time::Instant;
 
-use super::actor::{Actor, Done, End, Mode};
+use super::{
+    actor::{Actor, Done, End, Mode},
+    answered,
+};
 use crate::{
-    lease::{Saved, Sending},
+    lease::{SAVE_WAIT, Saved, Sending},
     ledger::plan::Plan,
     metrics,
     outstanding::ChunkName,
@@ -207,14 +210,16 @@ impl Actor {
         self.work.spawn(async move {
             let writes = chunks.into_iter().map(|(name, body)| {
                 let store = &store;
-                async move { store.put_chunk(partition, &name.to_string(), body).await }
+                async move {
+                    let name = name.to_string();
+                    answered(store, SAVE_WAIT, store.put_chunk(partition, &name, body)).await
+                }
             });
             if let Err(error) = try_join_all(writes).await {
                 return Done::Saved(sending, plan, Answer::NotSent(error));
             }
-            let answer = store
-                .save(partition, sending.expected, sending.beat, &delta)
-                .await;
+            let save = store.save(partition, sending.expected, sending.beat, &delta);
+            let answer = answered(&store, SAVE_WAIT, save).await;
             Done::Saved(sending, plan, Answer::Sent(answer))
         });
     }

@@ -362,6 +362,19 @@ impl World {
         count
     }
 
+    /// Deliveries that the checkpoint counts as succeeded.
+    pub(super) async fn saved_deliveries(&self) -> u64 {
+        use qrelay_store::{
+            checkpoint::{RowKind, UsageCounts},
+            store::Leases,
+        };
+        let (_, rows) = self.store.checkpoint(self.partition).await.unwrap();
+        let usage = rows.iter().filter(|(key, _)| key.kind == RowKind::Usage);
+        usage
+            .map(|(_, row)| serde_json::from_str::<UsageCounts>(row).unwrap().deliveries)
+            .sum()
+    }
+
     /// Fails when a saved chunk still names a delivery.
     pub(super) async fn nothing_is_outstanding(&self) {
         let rows = self.rows().await;
