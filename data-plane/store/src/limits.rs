@@ -18,6 +18,9 @@ pub const BATCH_SPAN_MAX: Duration = Duration::from_secs(10);
 /// What may wait behind a partition's batch in flight before appends are refused: at 300 bytes a scan this is
 /// some 27,000 scans, more than a second of the highest rate measured.
 pub const APPEND_BACKLOG_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long a batch gathers records while they keep coming in: what a commit takes on a fast disk, so that at most it doubles
+/// the wait of a scan on a busy edge.
+pub const GATHER_MAX: Duration = Duration::from_millis(1);
 /// How long a scan waits for its commit before it is answered 503. A healthy disk takes 0.2 ms; a person
 /// gives up after some seconds.
 pub const APPEND_BUDGET: Duration = Duration::from_secs(2);

@@ -1,4 +1,7 @@
 //! Receivers that misbehave, on a thread of their own: ten kinds, each on its own port.
+//!
+//! Elsewhere they have machines of their own. Here they share two cores with what is measured, so their thread is of the
+//! lowest priority: it takes what the others leave, and what it costs to write a 10 MB body is not told as the sender's delay.
 
 use std::{
     net::SocketAddr,
@@ -22,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 /// A connection that was kept open for so long is given up: the sender's exchanges take five seconds at most.
 const CONNECTION_MAX: Duration = Duration::from_secs(60);
+/// Added to the thread's niceness: Linux cuts it at the lowest priority there is.
+const LOWEST: i32 = 19;
 /// Of a body that is too large.
 const LARGE_BYTES: usize = 10_000_000;
 
@@ -112,6 +117,8 @@ impl Crowd {
         let thread = std::thread::Builder::new()
             .name("bad-receivers".into())
             .spawn(move || {
+                // Of this thread alone: that is what Linux takes a process's priority for.
+                rustix::process::nice(LOWEST).context("the bad receivers' priority cannot be lowered")?;
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()?;

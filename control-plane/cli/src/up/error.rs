@@ -29,6 +29,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The system gives no more threads.
+    #[error("cannot start the edge's threads")]
+    Threads(#[source] io::Error),
     /// The store has secrets, and their key is gone.
     #[error(
         "the master key file {} is missing, and this store has secrets sealed with it: bring it back, or name it with --master-key-file",

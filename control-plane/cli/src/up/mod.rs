@@ -5,6 +5,7 @@
 
 mod admin_key;
 mod config;
+mod edge_runtime;
 mod error;
 mod flags;
 mod logging;

@@ -3,6 +3,7 @@
 use std::{future::Future, sync::Arc};
 
 use tokio::{
+    runtime::Handle,
     task::{JoinError, JoinSet},
     time::{Instant, timeout_at},
 };
@@ -20,8 +21,9 @@ pub(crate) struct Role {
 }
 
 impl Role {
-    /// Starts it. It is to run until its token is cancelled; an end before that is a failure.
-    pub(crate) fn spawn<F>(
+    /// Starts it on a runtime. It is to run until its token is cancelled; an end before that is a failure.
+    pub(crate) fn spawn_on<F>(
+        runtime: &Handle,
         name: &'static str,
         ready: &Arc<Ready>,
         work: impl FnOnce(CancellationToken) -> F,
@@ -30,7 +32,7 @@ impl Role {
         F: Future<Output = ()> + Send + 'static,
     {
         let (mut task, stop) = (JoinSet::new(), CancellationToken::new());
-        task.spawn(work(stop.clone()));
+        task.spawn_on(work(stop.clone()), runtime);
         Self {
             name,
             task,
@@ -82,7 +84,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_role_that_ends_by_itself_is_noticed_and_named() {
         let ready = Arc::new(Ready::without_writer());
-        let mut role = Role::spawn("edge", &ready, |_stop| async {});
+        let mut role = Role::spawn_on(&Handle::current(), "edge", &ready, |_stop| async {});
         assert_eq!(role.ended().await, "it ended without being asked to");
         assert_eq!(ready.reasons(), ["edge is down"]);
     }
@@ -91,11 +93,11 @@ mod tests {
     async fn a_role_stops_when_asked_or_is_named_at_the_deadline() {
         let ready = Arc::new(Ready::without_writer());
         let deadline = Instant::now() + Duration::from_secs(1);
-        let obedient = Role::spawn("api", &ready, |stop| async move {
+        let obedient = Role::spawn_on(&Handle::current(), "api", &ready, |stop| async move {
             stop.cancelled().await;
         });
         assert_eq!(obedient.stop(deadline).await, None);
-        let stubborn = Role::spawn("edge", &ready, |_stop| std::future::pending());
+        let stubborn = Role::spawn_on(&Handle::current(), "edge", &ready, |_stop| std::future::pending());
         assert_eq!(stubborn.stop(deadline).await, Some("edge"));
     }
 }

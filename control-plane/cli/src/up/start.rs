@@ -20,6 +20,7 @@ use qrelay_store::{
 };
 use tokio::{
     net::{TcpListener, TcpSocket},
+    runtime::Handle,
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -28,6 +29,7 @@ use url::Url;
 use super::{
     admin_key::{self, AdminKeyTo},
     config::{ApiTls, Config},
+    edge_runtime::EdgeRuntime,
     error::{StartError, StopError},
     ops::{self, Metrics},
     readiness::Ready,
@@ -64,6 +66,8 @@ pub struct Running {
     background: TaskTracker,
     background_stop: CancellationToken,
     ready: Arc<Ready>,
+    // Outlives the edge and the writer.
+    _edge_runtime: EdgeRuntime,
     // Dropped last: the store waits for what is being committed and gives the directory free.
     store: Arc<SqliteStore>,
 }
@@ -86,13 +90,22 @@ pub async fn start(config: Config, metrics: Metrics, show_to: AdminKeyTo) -> Res
     let opened = open(&config).await?;
     let admin_key = admin_key::obtain(&config.data_dir, config.admin_key.as_ref(), show_to)?;
     let sealer = sealer(&config, &*opened.shared).await?;
-    let listeners = Listeners::bind(&config).await?;
+    let edge_runtime = EdgeRuntime::start().map_err(StartError::Threads)?;
+    let scans = edge_runtime.handle();
+    let listeners = Listeners::bind(&config, scans)?;
     let addresses = listeners.addresses.clone();
     let public_url = public_url(&config, addresses.edge);
     warn_of_exposure(&config, &addresses);
     close_dead_writers(&opened.shared, None).await?;
     let node = node();
-    let appender = Appender::start(Arc::clone(&opened.shared), &opened.clock, &node, HEADS_PERIOD).await?;
+    let appender = Appender::start_on(
+        scans,
+        Arc::clone(&opened.shared),
+        &opened.clock,
+        &node,
+        HEADS_PERIOD,
+    )
+    .await?;
     let targets = targets(&config, &addresses, &public_url);
 
     let edge = edge(&config, &opened, &appender).await?;
@@ -109,11 +122,13 @@ pub async fn start(config: Config, metrics: Metrics, show_to: AdminKeyTo) -> Res
 
     let ready = Arc::new(Ready::new(appender.clone()));
     let (background, background_stop) = (TaskTracker::new(), CancellationToken::new());
-    let drain = config.drain_deadline / STOP_SHARE;
+    let (drain, here) = (config.drain_deadline / STOP_SHARE, Handle::current());
     let running = Running {
-        edge: Role::spawn("edge", &ready, |stop| edge.serve(vec![listeners.edge], stop)),
-        api: Role::spawn("api", &ready, |stop| api.serve(listeners.api, stop, drain)),
-        dispatcher: Role::spawn("dispatcher", &ready, |stop| dispatcher.run(stop)),
+        edge: Role::spawn_on(scans, "edge", &ready, |stop| {
+            edge.serve(vec![listeners.edge], stop)
+        }),
+        api: Role::spawn_on(&here, "api", &ready, |stop| api.serve(listeners.api, stop, drain)),
+        dispatcher: Role::spawn_on(&here, "dispatcher", &ready, |stop| dispatcher.run(stop)),
         addresses,
         public_url,
         drain_deadline: config.drain_deadline,
@@ -121,6 +136,7 @@ pub async fn start(config: Config, metrics: Metrics, show_to: AdminKeyTo) -> Res
         background,
         background_stop: background_stop.clone(),
         ready: Arc::clone(&ready),
+        _edge_runtime: edge_runtime,
         store: opened.store,
     };
     running.background.spawn(sqlite::retention::run(
@@ -247,8 +263,12 @@ struct Listeners {
 }
 
 impl Listeners {
-    async fn bind(config: &Config) -> Result<Self, StartError> {
-        let edge = listener("edge", config.edge_listen)?;
+    /// The edge's is the edge's runtime's.
+    fn bind(config: &Config, scans: &Handle) -> Result<Self, StartError> {
+        let edge = {
+            let _entered = scans.enter();
+            listener("edge", config.edge_listen)?
+        };
         let api = listener("api", config.api_listen)?;
         let ops = listener("ops", config.ops_listen)?;
         let address = |flag, listener: &TcpListener, wanted| {
