@@ -308,6 +308,31 @@ impl EventAddress {
         }
     }
 
+    /// In bytes that compare as addresses do: partition (2), writer (6), seq (6), index (2), big endian.
+    pub(crate) fn sort_key(self) -> [u8; 16] {
+        let mut key = [0; 16];
+        key[0..2].copy_from_slice(&self.partition.0.to_be_bytes());
+        key[2..8].copy_from_slice(&self.writer.0.to_be_bytes()[2..]);
+        key[8..14].copy_from_slice(&self.seq.0.to_be_bytes()[2..]);
+        key[14..16].copy_from_slice(&self.index.to_be_bytes());
+        key
+    }
+
+    /// The address behind [`Self::sort_key`].
+    pub(crate) fn from_sort_key(key: [u8; 16]) -> Self {
+        let word = |at: usize| {
+            key[at..at + 6]
+                .iter()
+                .fold(0_u64, |all, byte| all << 8 | u64::from(*byte))
+        };
+        Self {
+            partition: PartitionId(u16::from_be_bytes([key[0], key[1]])),
+            writer: WriterId(word(2)),
+            seq: Seq(word(8)),
+            index: u16::from_be_bytes([key[14], key[15]]),
+        }
+    }
+
     fn to_block(self) -> [u8; 16] {
         let mut block = [0; 16];
         block[0..6].copy_from_slice(&self.writer.0.to_be_bytes()[2..]);

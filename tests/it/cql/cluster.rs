@@ -5,7 +5,7 @@
 
 use std::{sync::Mutex, time::Duration};
 
-use qrelay_store::{Clock as _, Timestamp, clock::SystemClock};
+use qrelay_store::{Clock as _, Timestamp, clock::SystemClock, id::WriterId};
 use qrelay_tests::cql;
 use scylla::client::{session::Session, session_builder::SessionBuilder};
 use tokio::sync::Semaphore;
@@ -78,11 +78,7 @@ impl Drop for Keyspace {
 }
 
 fn unused_name() -> String {
-    format!(
-        "{PREFIX}{}_{:08x}",
-        SystemClock.now().as_millis(),
-        rand::random::<u32>()
-    )
+    format!("{PREFIX}{}_{}", SystemClock.now().as_millis(), WriterId::random())
 }
 
 pub(super) async fn session() -> Session {

@@ -54,7 +54,7 @@ macro_rules! pass_on {
     };
 }
 
-pass_on!(Log to directory {
+pass_on!(Log to cluster {
     fn register_writer(row: &WriterRow) -> Result<()>;
     fn append(batch: Batch) -> Result<()>;
     fn publish_heads(writer: WriterId, beat: u64, heads: &Heads) -> Result<()>;
@@ -107,14 +107,14 @@ pass_on!(Leases to directory {
     fn delete_chunks(partition: PartitionId, names: &[String]) -> Result<()>;
 });
 
-pass_on!(Attempts to directory {
+pass_on!(Attempts to cluster {
     fn record_attempts(rows: Vec<AttemptRow>) -> Result<()>;
     fn find_deliveries(endpoint: EndpointId, filter: &DeliveryFilter, before: Option<DeliveryPosition>, limit: usize) -> Result<DeliveryPage>;
     fn attempts(endpoint: EndpointId, first_at: Timestamp, event: EventAddress) -> Result<Vec<AttemptRow>>;
     fn deliveries_of_batch(endpoint: EndpointId, partition: PartitionId, writer: WriterId, seq: Seq) -> Result<Vec<KnownDelivery>>;
 });
 
-pass_on!(Commands to directory {
+pass_on!(Commands to cluster {
     fn put_command(command: &Command) -> Result<bool>;
     fn pending_commands(partition: PartitionId, limit: usize) -> Result<Vec<Command>>;
     fn finish_command(partition: PartitionId, id: CommandId, result: &CommandResult) -> Result<()>;

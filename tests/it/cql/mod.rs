@@ -6,10 +6,11 @@ mod cluster;
 mod combined;
 mod open;
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU8, sync::Arc, time::Duration};
 
 use qrelay_store::{
     conformance::Fixture,
+    conformance_tests,
     scylla::{ScyllaConfig, ScyllaStore},
     sqlite::{self, SqliteStore},
     store::SharedStore,
@@ -28,13 +29,17 @@ struct Cluster {
     dir: TempDir,
 }
 
+/// How the tests' keyspaces are opened: there may be one node only.
+fn config(keyspace: &Keyspace) -> ScyllaConfig {
+    let nodes = vec![qrelay_tests::cql::address().to_owned()];
+    let mut config = ScyllaConfig::new(nodes, &keyspace.name, KEEP);
+    config.replication = NonZeroU8::MIN;
+    config
+}
+
 impl Cluster {
     async fn at(keyspace: Keyspace, dir: TempDir) -> Self {
-        let config = ScyllaConfig::new(
-            vec![qrelay_tests::cql::address().to_owned()],
-            &keyspace.name,
-            KEEP,
-        );
+        let config = config(&keyspace);
         let store = Combined {
             cluster: ScyllaStore::open(&config).await.unwrap(),
             directory: SqliteStore::open(dir.path(), &sqlite::Options::default()).unwrap(),
@@ -66,3 +71,5 @@ impl Fixture for Cluster {
         self.restart().await
     }
 }
+
+conformance_tests!(Cluster, #[ignore = "needs Cassandra: run by make test"], log attempts commands);

@@ -7,17 +7,9 @@ use qrelay_store::{
 };
 
 use super::{
-    Cluster, KEEP,
+    Cluster, KEEP, config,
     cluster::{Keyspace, session},
 };
-
-fn config(keyspace: &Keyspace) -> ScyllaConfig {
-    ScyllaConfig::new(
-        vec![qrelay_tests::cql::address().to_owned()],
-        &keyspace.name,
-        KEEP,
-    )
-}
 
 async fn refused(config: &ScyllaConfig) -> OpenError {
     match ScyllaStore::open(config).await {

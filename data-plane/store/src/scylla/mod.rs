@@ -10,12 +10,17 @@
 
 #![allow(dead_code, reason = "its traits come one after the other")]
 
+mod attempts;
+mod commands;
 mod config;
 mod decision;
 mod error;
 mod install;
+mod log;
+mod rows;
 mod schema;
 mod session;
+mod writers;
 
 use std::sync::Arc;
 
@@ -34,6 +39,16 @@ pub struct ScyllaStore {
     install: Install,
     hints: Hints,
     clock: SharedClock,
+    /// The time to live of what retention takes, in seconds.
+    ttl: i32,
+    log: log::Statements,
+    log_memory: log::SharedMemory,
+    writers: writers::Statements,
+    writer_memory: writers::Memory,
+    attempts: attempts::Statements,
+    attempt_memory: attempts::Memory,
+    commands: commands::Statements,
+    command_turn: tokio::sync::Mutex<()>,
 }
 
 impl ScyllaStore {
@@ -48,6 +63,15 @@ impl ScyllaStore {
             install: row.install,
             hints: Hints::default(),
             clock: Arc::clone(&config.clock),
+            ttl: config.ttl_seconds(),
+            log: log::Statements::prepare(&cql).await?,
+            log_memory: log::SharedMemory::default(),
+            writers: writers::Statements::prepare(&cql).await?,
+            writer_memory: writers::Memory::default(),
+            attempts: attempts::Statements::prepare(&cql).await?,
+            attempt_memory: attempts::Memory::default(),
+            commands: commands::Statements::prepare(&cql).await?,
+            command_turn: tokio::sync::Mutex::default(),
             cql,
         }))
     }

@@ -22,7 +22,11 @@ use crate::{id::random, limits, store::StoreError};
 /// A migration: files of statements, one for each part of the store.
 type Migration = &'static [&'static str];
 
-const MIGRATIONS: &[Migration] = &[&[include_str!("schema/1/log.cql")]];
+const MIGRATIONS: &[Migration] = &[&[
+    include_str!("schema/1/log.cql"),
+    include_str!("schema/1/attempts.cql"),
+    include_str!("schema/1/commands.cql"),
+]];
 
 /// The version that this release needs.
 fn known() -> i32 {
@@ -35,7 +39,10 @@ pub(super) async fn apply(cql: &Cql, config: &ScyllaConfig) -> Result<InstallRow
         create_keyspace(cql, config).await?;
     }
     cql.use_keyspace(&config.keyspace).await?;
-    if !cql.has_table(&config.keyspace, "install") {
+    if cql.has_table(&config.keyspace, "install") {
+        // Another process may be making it just now.
+        cql.settle().await?;
+    } else {
         for statement in statements(install::TABLE) {
             define(cql, config, 0, &statement).await?;
         }

@@ -15,8 +15,10 @@ use scylla::{
     errors::{DbError, ExecutionError, PrepareError, RequestAttemptError},
     policies::{load_balancing::DefaultPolicy, timestamp_generator::MonotonicTimestampGenerator},
     response::{PagingState, query_result::QueryResult},
-    serialize::row::SerializeRow,
-    statement::{Consistency, SerialConsistency, prepared::PreparedStatement, unprepared::Statement},
+    serialize::{batch::BatchValues, row::SerializeRow},
+    statement::{
+        Consistency, SerialConsistency, batch::Batch, prepared::PreparedStatement, unprepared::Statement,
+    },
 };
 use secrecy::ExposeSecret;
 
@@ -91,10 +93,16 @@ impl Cql {
         known.map_err(|error| failed(error.to_string()))
     }
 
-    /// Makes a keyspace the one that statements mean.
+    /// Makes a keyspace the one that statements mean. One that another process is just making can be read about before
+    /// it can be used.
     pub(super) async fn use_keyspace(&self, keyspace: &str) -> Result<()> {
-        let used = self.session.use_keyspace(keyspace, false).await;
-        used.map_err(|error| StoreError::Unavailable(error.to_string()))
+        let mut tries = Tries::default();
+        loop {
+            match self.session.use_keyspace(keyspace, false).await {
+                Ok(()) => return Ok(()),
+                Err(error) => tries.after(StoreError::Unavailable(error.to_string())).await?,
+            }
+        }
     }
 
     /// Makes or changes a keyspace or a table, and waits until all nodes know it.
@@ -233,6 +241,12 @@ impl Cql {
         values: impl SerializeRow,
     ) -> Result<Decision> {
         let answer = self.session.execute_unpaged(statement, &values).await;
+        Decision::read(answer.map_err(failed)?)
+    }
+
+    /// Executes a conditional batch, all in one CQL partition, once. See [`Self::decide_once`].
+    pub(super) async fn decide_batch(&self, batch: &Batch, values: impl BatchValues) -> Result<Decision> {
+        let answer = self.session.batch(batch, values).await;
         Decision::read(answer.map_err(failed)?)
     }
 

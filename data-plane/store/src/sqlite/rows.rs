@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::fault::Fault;
 use crate::{
     clock::Timestamp,
-    id::{EventAddress, PartitionId, Seq, WriterId},
+    id::{EventAddress, Seq},
 };
 
 /// A number's column value.
@@ -55,27 +55,12 @@ pub(super) fn parse_id<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str)
 
 /// An event's address in bytes that compare as addresses do.
 pub(super) fn address_key(address: EventAddress) -> [u8; 16] {
-    let mut key = [0; 16];
-    key[0..2].copy_from_slice(&address.partition.as_u16().to_be_bytes());
-    key[2..8].copy_from_slice(&address.writer.as_u64().to_be_bytes()[2..]);
-    key[8..14].copy_from_slice(&address.seq.as_u64().to_be_bytes()[2..]);
-    key[14..16].copy_from_slice(&address.index.to_be_bytes());
-    key
+    address.sort_key()
 }
 
 /// The address behind [`address_key`].
 pub(super) fn address(key: [u8; 16]) -> EventAddress {
-    let word = |at: usize| {
-        key[at..at + 6]
-            .iter()
-            .fold(0_u64, |all, byte| all << 8 | u64::from(*byte))
-    };
-    EventAddress {
-        partition: PartitionId::new(u16::from_be_bytes([key[0], key[1]])),
-        writer: WriterId::from_u64(word(2)),
-        seq: Seq::new(word(8)),
-        index: u16::from_be_bytes([key[14], key[15]]),
-    }
+    EventAddress::from_sort_key(key)
 }
 
 #[cfg(test)]
@@ -83,6 +68,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::id::{PartitionId, WriterId};
 
     fn any_address() -> impl Strategy<Value = EventAddress> {
         // Small numbers too, so that the later fields decide an order now and then.
