@@ -1,8 +1,9 @@
 //! The traits behind which a backend keeps everything, and the rules that it must obey.
 //!
-//! Every method is atomic: it happened whole or not at all, and once it returned `Ok` it is durable. After an
-//! error of kind [`StoreError::Unavailable`] the outcome is unknown; callers repeat with the same arguments,
-//! which must be harmless. The conformance suite is the judge of all this.
+//! Once a method returned `Ok`, all that it does is done and durable. After an error of kind
+//! [`StoreError::Unavailable`] the outcome is unknown; callers repeat with the same arguments, which must be harmless.
+//! Every method is atomic: it happened whole or not at all, except where its comment says what may be there in part
+//! after an error. The conformance suite is the judge of all this.
 
 mod conversions;
 
@@ -118,7 +119,9 @@ pub trait Log: Send + Sync {
     async fn register_writer(&self, row: &WriterRow) -> Result<()>;
 
     /// Appends a sealed batch durably. Repeating the same batch is harmless; the same key with other bytes is
-    /// [`StoreError::Corrupt`] and changes nothing.
+    /// [`StoreError::Corrupt`] and changes nothing. A writer is one process at a time: a backend may rely on what that
+    /// process read before, and need not notice two that append under one id at once. After an error the batch may be
+    /// there for [`Log::read`] and not yet in the order of time.
     async fn append(&self, batch: Batch) -> Result<()>;
 
     /// Replaces a writer's beat and heads. Heads never move back.
@@ -148,7 +151,7 @@ pub trait Log: Send + Sync {
     async fn next_seq(&self, partition: PartitionId, writer: WriterId, after: Seq) -> Result<Option<Seq>>;
 
     /// The highest batch number with it and all above `after` stored: the end of the gap-free tail. `after`
-    /// itself when nothing follows.
+    /// itself when nothing follows. What it walks over is in the order of time when this returns.
     async fn tail(&self, partition: PartitionId, writer: WriterId, after: Seq) -> Result<Seq>;
 
     /// Batches of a partition for reading backwards in time: ordered by (`last_at`, writer, seq) descending,
@@ -651,7 +654,8 @@ pub struct DeliveryPage {
 /// The attempt log.
 #[async_trait]
 pub trait Attempts: Send + Sync {
-    /// Records attempts, in one block. Repeating a row is harmless.
+    /// Records attempts. Repeating a row is harmless. After an error some may be recorded, or be there for some of the
+    /// methods below and not for others.
     async fn record_attempts(&self, rows: Vec<AttemptRow>) -> Result<()>;
 
     /// An endpoint's deliveries that pass the filter, newest first (`first_at`, event, descending), strictly below

@@ -7,8 +7,9 @@ use qrelay_store::{
 };
 
 use super::{
-    Cluster, KEEP, config,
+    Cluster, KEEP,
     cluster::{Keyspace, session},
+    config,
 };
 
 async fn refused(config: &ScyllaConfig) -> OpenError {
