@@ -135,6 +135,13 @@ impl Permits {
         })
     }
 
+    /// Whether [`Self::try_take`] would find room, for one class or another. Cheaper, and takes none.
+    pub fn has_any(&self, endpoint: EndpointId) -> bool {
+        let used = self.0.used();
+        // What a retry may use, a fresh event may use too.
+        self.0.has_room(&used, endpoint, Class::Fresh)
+    }
+
     /// Changes whenever room is given back.
     pub fn freed(&self) -> watch::Receiver<u64> {
         self.0.freed.subscribe()

@@ -136,9 +136,7 @@ impl Turns {
 
     fn turn(&mut self, ledger: &mut Ledger, endpoint: EndpointId, at: Moment) -> Turn {
         let now = at.now;
-        ledger.ripen(endpoint, now);
-        let classes = [Class::Fresh, Class::Retry];
-        let live = classes.iter().any(|class| ledger.is_ready(endpoint, *class));
+        let live = ledger.ripen(endpoint, now);
         // What live events leave is for replays.
         let replay = if live {
             None
@@ -151,6 +149,11 @@ impl Turns {
                 self.wake(at, endpoint);
             }
             return Turn::Idle;
+        }
+        // When the shard is full, all that stand in line are asked each time an exchange ends: so this comes before what
+        // takes longer.
+        if !self.permits.has_any(endpoint) {
+            return Turn::NoRoom;
         }
         let Some(pace) = self.paces.of(ledger, endpoint) else {
             self.wake(now + PACE_UNKNOWN_PAUSE, endpoint);

@@ -60,7 +60,7 @@ use crate::{
     checkpoint::RunName,
     health,
     outstanding::{ChunkName, Chunks, Part},
-    queue::Queue,
+    queue::{Class, Queue},
     run::{Queued, Run},
     usage::{Succeeded, UsageDelta, UsageTotals},
 };
@@ -186,6 +186,14 @@ impl Subscriber {
             replays: BTreeMap::new(),
             replay_last: None,
         }
+    }
+
+    /// Whether something could be sent now, were there room for it, by class.
+    fn is_ready(&self, class: Class) -> bool {
+        !self.is_blocked()
+            && self.hold.is_none()
+            && self.in_flight < self.concurrency()
+            && self.queue.has(class)
     }
 
     /// Whether nothing is sent to it until its tenant says so.

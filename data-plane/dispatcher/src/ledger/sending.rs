@@ -97,23 +97,21 @@ impl Ledger {
         Some(job)
     }
 
-    /// Moves deliveries whose time has come to the due ones.
-    pub fn ripen(&mut self, endpoint: EndpointId, now: Instant) {
-        if let Some(subscriber) = self.subscribers.get_mut(&endpoint) {
-            subscriber.queue.ripen(now);
-            subscriber.ripen_replays(now);
-            subscriber.hold = subscriber.hold.filter(|(until, _)| *until > now);
-        }
+    /// Moves deliveries whose time has come to the due ones. Whether something live could be sent now, were there room for it.
+    pub fn ripen(&mut self, endpoint: EndpointId, now: Instant) -> bool {
+        let Some(subscriber) = self.subscribers.get_mut(&endpoint) else {
+            return false;
+        };
+        subscriber.queue.ripen(now);
+        subscriber.ripen_replays(now);
+        subscriber.hold = subscriber.hold.filter(|(until, _)| *until > now);
+        subscriber.is_ready(Class::Fresh) || subscriber.is_ready(Class::Retry)
     }
 
     /// Whether something could be sent to the endpoint now, were there room for it, by class.
     pub fn is_ready(&self, endpoint: EndpointId, class: Class) -> bool {
-        self.subscriber(endpoint).is_some_and(|subscriber| {
-            !subscriber.is_blocked()
-                && subscriber.hold.is_none()
-                && subscriber.in_flight < subscriber.concurrency()
-                && subscriber.queue.has(class)
-        })
+        self.subscriber(endpoint)
+            .is_some_and(|subscriber| subscriber.is_ready(class))
     }
 
     /// When something of the endpoint may be sent that may not be sent now.

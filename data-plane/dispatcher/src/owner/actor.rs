@@ -18,7 +18,7 @@ use qrelay_store::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,8 @@ const CLOSE_MARGIN: Duration = Duration::from_secs(2);
 
 /// What an event takes in the log at least: an own run reads about as many at once as its window has.
 const OWN_READ_EVENT_BYTES: usize = 200;
+/// Of what came back, so many are taken before whose turn it is, what to save and what else is due are looked at again.
+const JOINED_AT_ONCE: usize = 64;
 
 /// How an owner ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -251,18 +253,29 @@ impl Actor {
             let wake = self.next_wake();
             let reads = self.mode == Mode::Running && self.parked.is_empty() && self.ledger.may_read();
             tokio::select! {
-                Some(done) = self.work.join_next() => match done {
-                    Ok(done) => self.take(done),
-                    // Only an aborted reader is cancelled; a panic is a bug of ours.
-                    Err(error) if error.is_cancelled() => {}
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
-                },
+                Some(done) = self.work.join_next() => self.take_joined(done),
                 Some(news) = self.news.recv(), if reads => self.learn(news),
                 Ok(()) = freed.changed(), if self.turns.starved => self.turns.starved = false,
                 Ok(()) = commands.changed() => self.commands_due = Instant::now(),
                 () = stop.cancelled(), if self.mode == Mode::Running => self.drain(),
                 () = sleep_until(wake) => {}
             }
+            // What came back meanwhile is taken together: a look at whose turn it is costs more than each of them.
+            for _ in 0..JOINED_AT_ONCE {
+                match self.work.try_join_next() {
+                    Some(done) => self.take_joined(done),
+                    None => break,
+                }
+            }
+        }
+    }
+
+    fn take_joined(&mut self, done: Result<Done, JoinError>) {
+        match done {
+            Ok(done) => self.take(done),
+            // Only an aborted reader is cancelled; a panic is a bug of ours.
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 

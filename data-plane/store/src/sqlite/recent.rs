@@ -73,6 +73,11 @@ impl Recent {
         (!batches.is_empty()).then_some(batches)
     }
 
+    /// Forgets all: batches were removed from the file.
+    pub(super) fn clear(&self) {
+        *self.lock() = Inner::default();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing that holds this lock can panic half-way through a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -67,6 +67,10 @@ impl SqliteStore {
         for (writer, step, before) in steps {
             removed += repeat(writer, move |connection| step(connection, before)).await?;
         }
+        if removed > 0 {
+            // What is gone from the file is gone.
+            self.recent.clear();
+        }
         for writer in [log, main] {
             repeat(writer, shrink).await?;
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use qrelay_store::{
+    id::Seq,
     model::{Endpoint, Filter},
     reader::{Item, PartitionReader},
     store::SharedStore,
@@ -149,8 +150,14 @@ async fn what_expressions_cost_in_one_read_is_bounded_for_each_tenant() {
     let filters = Filters::new(Bodies::new(store.clone()));
     let mut asking = Asking::default();
     asking.learn(&endpoint.clone().into());
-    let mut reader = PartitionReader::new(store, world.partition(), BTreeMap::new());
-    reader.refresh().await.unwrap();
+    let mut reader = PartitionReader::new(store.clone(), world.partition(), BTreeMap::new());
+    let writer = world.appender.writer();
+    let all = store.tail(world.partition(), writer, Seq::ZERO).await.unwrap();
+    // The last batch is hinted at just after its scans are answered.
+    while reader.heads().get(&writer) != Some(&all) {
+        reader.refresh().await.unwrap();
+        tokio::task::yield_now().await;
+    }
     let (mut shared, mut own) = (Budget::of_read(), Budget::of_own_run());
     let mut undecided = HashSet::new();
     for item in reader.read(1 << 20).await.unwrap() {
