@@ -464,3 +464,29 @@ pub const PEER_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 pub const PEER_LOOK_PERIOD: Duration = Duration::from_secs(2);
 /// The longest pause before another attempt to reach a peer.
 pub const PEER_RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+// ---- Changes of the registry on a CQL cluster ----
+
+/// How often a change looks anew when others were faster, with pauses that grow to a quarter of a second.
+pub const CQL_CHANGE_ROUNDS: u32 = 24;
+/// How long a change waits for another one that has claimed the same short link or request id: far longer than a change
+/// takes. Then the other is made never to come.
+pub const CQL_CLAIM_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks meanwhile.
+pub const CQL_CLAIM_POLL: Duration = Duration::from_millis(25);
+/// Rows of a list that are looked at side by side, and entries of lists written so.
+pub const CQL_LIST_READS: usize = 16;
+/// Rows of the configuration log in a CQL partition: at most 40 MiB, were all full.
+pub const CONFIG_ROWS_PER_BUCKET: i64 = 512;
+/// Rows of the configuration log that whoever appends remembers, so that it need not read them again.
+pub const CONFIG_ROWS_REMEMBERED: usize = 256;
+/// How long one who appends trusts what it knows of the log's end: far shorter than rows are kept.
+pub const CONFIG_TAIL_SEEN: Duration = Duration::from_secs(600);
+/// CQL partitions of names of changes under way: deletions of one are few enough to read past.
+pub const PENDING_BUCKETS: i32 = 16;
+/// Names that a sweeper looks at in one of them.
+pub const SWEEP_NAMES: i32 = 100;
+/// How often a sweeper looks.
+pub const SWEEP_PERIOD: Duration = Duration::from_secs(5);
+/// A change that has been under way for so long was left: its caller gave up long ago.
+pub const SWEEP_AFTER: Duration = Duration::from_secs(15);

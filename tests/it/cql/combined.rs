@@ -68,7 +68,7 @@ pass_on!(Log to cluster {
     fn batches_after(partition: PartitionId, after: (Timestamp, WriterId, Seq), limit: usize) -> Result<Vec<Batch>>;
 });
 
-pass_on!(ConfigLog to directory {
+pass_on!(ConfigLog to cluster {
     fn config_head() -> Result<ConfigSeq>;
     fn config_after(after: ConfigSeq, limit: usize) -> Result<Vec<ConfigRow>>;
     fn config_row(seq: ConfigSeq) -> Result<Option<ConfigRow>>;
@@ -76,7 +76,7 @@ pass_on!(ConfigLog to directory {
     fn config_events_before(tenant: TenantId, before: Option<(ConfigSeq, u16)>, limit: usize) -> Result<Vec<(ConfigSeq, u16, ConfigChange)>>;
 });
 
-pass_on!(Registry to directory {
+pass_on!(Registry to cluster {
     fn change(change: Change) -> Result<Changed, ChangeError>;
     fn tenant(id: TenantId) -> Result<Option<Arc<Tenant>>>;
     fn tenants(page: &Page) -> Result<Vec<Arc<Tenant>>>;
@@ -121,7 +121,7 @@ pass_on!(Commands to cluster {
     fn command(partition: PartitionId, id: CommandId) -> Result<Option<Command>>;
 });
 
-pass_on!(Conversions to directory {
+pass_on!(Conversions to cluster {
     fn claim_conversion(row: &ConversionRow) -> Result<Option<ConversionRow>>;
     fn take_conversion(row: &ConversionRow, from: WriterId) -> Result<bool>;
     fn finish_conversion(tenant: TenantId, external_id: &str, event: EventAddress) -> Result<()>;

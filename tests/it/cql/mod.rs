@@ -4,6 +4,8 @@
 
 mod cluster;
 mod combined;
+mod config_log;
+mod crashes;
 mod open;
 
 use std::{num::NonZeroU8, sync::Arc, time::Duration};
@@ -72,4 +74,4 @@ impl Fixture for Cluster {
     }
 }
 
-conformance_tests!(Cluster, #[ignore = "needs Cassandra: run by make test"], log attempts commands);
+conformance_tests!(Cluster, #[ignore = "needs Cassandra: run by make test"], log config registry lists attempts commands conversions);

@@ -13,10 +13,13 @@
 mod attempts;
 mod commands;
 mod config;
+mod config_log;
+mod conversions;
 mod decision;
 mod error;
 mod install;
 mod log;
+mod registry;
 mod rows;
 mod schema;
 mod session;
@@ -26,10 +29,13 @@ use std::sync::Arc;
 
 use crate::{clock::SharedClock, hints::Hints, store::Install};
 
+#[cfg(feature = "testing")]
+pub use self::registry::Then;
 use self::session::Cql;
 pub use self::{
     config::{Credentials, ScyllaConfig},
     error::OpenError,
+    registry::{Seen, run_sweeper},
 };
 
 /// A keyspace of a CQL cluster. Cheap to share behind an `Arc`; dropping the last one closes its connections.
@@ -49,6 +55,8 @@ pub struct ScyllaStore {
     attempt_memory: attempts::Memory,
     commands: commands::Statements,
     command_turn: tokio::sync::Mutex<()>,
+    registry: registry::Configuration,
+    conversions: conversions::Reported,
 }
 
 impl ScyllaStore {
@@ -57,9 +65,17 @@ impl ScyllaStore {
     /// # Errors
     /// When the cluster cannot be reached or the keyspace not be used; see [`OpenError`].
     pub async fn open(config: &ScyllaConfig) -> Result<Arc<Self>, OpenError> {
+        // On the heap: all these statements make a large future.
+        Box::pin(Self::prepared(config)).await
+    }
+
+    async fn prepared(config: &ScyllaConfig) -> Result<Arc<Self>, OpenError> {
         let cql = Arc::new(Cql::connect(config).await?);
         let row = schema::apply(&cql, config).await?;
+        let registry = Box::pin(registry::Configuration::open(&cql, config.ttl_seconds())).await?;
         Ok(Arc::new(Self {
+            conversions: conversions::Reported::prepare(&cql, config.ttl_seconds()).await?,
+            registry,
             install: row.install,
             hints: Hints::default(),
             clock: Arc::clone(&config.clock),

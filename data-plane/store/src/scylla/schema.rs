@@ -26,6 +26,9 @@ const MIGRATIONS: &[Migration] = &[&[
     include_str!("schema/1/log.cql"),
     include_str!("schema/1/attempts.cql"),
     include_str!("schema/1/commands.cql"),
+    include_str!("schema/1/config_log.cql"),
+    include_str!("schema/1/registry.cql"),
+    include_str!("schema/1/conversions.cql"),
 ]];
 
 /// The version that this release needs.

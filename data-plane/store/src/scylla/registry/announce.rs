@@ -1,0 +1,274 @@
+//! The end of the configuration log: who appends there, and that each change stands in it once.
+//!
+//! A row is inserted at the next number where none is, so all agree on one order without gaps. Whoever appends a change
+//! has seen every row that it could stand in: those behind the one that its change remembers, up to the one before the
+//! row it inserts. Two that finish the same change cannot both have seen all and both be first.
+//!
+//! What waits in this process is appended together: the first to come writes for all who came meanwhile.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    super::config_log::{ConfigRows, Place},
+    pause,
+    row::{Open, document},
+    steps::Steps,
+};
+use crate::{
+    id::ConfigSeq,
+    limits,
+    model::ResourceId,
+    store::{ConfigChange, ConfigRow, Result, StoreError},
+};
+
+/// What makes a change the same one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Key(ResourceId, u64, bool);
+
+impl Key {
+    fn of(change: &ConfigChange) -> Self {
+        Self(change.resource, change.version, change.health.is_some())
+    }
+}
+
+/// A change that waits.
+struct Waiting {
+    change: ConfigChange,
+    after: u64,
+    done: oneshot::Sender<Result<Place, String>>,
+}
+
+/// The log's end, as this process knows it.
+struct Tail {
+    /// The last row.
+    head: u64,
+    /// The latest rows' changes, up to the last row.
+    recent: VecDeque<Vec<Key>>,
+    /// When the end was known last: rows leave with time, and a place that was filled must not look free.
+    seen: Instant,
+}
+
+impl Tail {
+    /// The last row before those in `recent`.
+    fn before(&self) -> u64 {
+        self.head - u64::try_from(self.recent.len()).unwrap_or(0)
+    }
+
+    fn push(&mut self, changes: &[ConfigChange]) {
+        self.head += 1;
+        self.seen = Instant::now();
+        self.recent.push_back(changes.iter().map(Key::of).collect());
+        if self.recent.len() > limits::CONFIG_ROWS_REMEMBERED {
+            self.recent.pop_front();
+        }
+    }
+
+    /// Where a change stands in the rows behind `after` that are remembered.
+    fn find(&self, key: Key, after: u64) -> Option<Place> {
+        let mut seq = self.before();
+        for keys in &self.recent {
+            seq += 1;
+            if seq > after
+                && let Some(index) = keys.iter().position(|other| *other == key)
+            {
+                return Some(place(seq, index));
+            }
+        }
+        None
+    }
+}
+
+fn place(seq: u64, index: usize) -> Place {
+    let index = u16::try_from(index).expect("invariant: a row has 256 changes at most");
+    (ConfigSeq::new(seq), index)
+}
+
+/// Appends to the configuration log.
+pub(super) struct Announcer {
+    waiting: Mutex<VecDeque<Waiting>>,
+    tail: tokio::sync::Mutex<Tail>,
+    head: AtomicU64,
+}
+
+impl std::fmt::Debug for Announcer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Announcer")
+    }
+}
+
+impl Announcer {
+    /// For a log that ends there.
+    pub(super) fn new(head: ConfigSeq) -> Self {
+        Self {
+            waiting: Mutex::default(),
+            tail: tokio::sync::Mutex::new(Tail {
+                head: head.as_u64(),
+                recent: VecDeque::new(),
+                seen: Instant::now(),
+            }),
+            head: AtomicU64::new(head.as_u64()),
+        }
+    }
+
+    /// A row that is there: what is changed from now on stands behind it.
+    pub(super) fn head(&self) -> u64 {
+        self.head.load(Ordering::Acquire)
+    }
+
+    /// Appends a change, unless it stands there already. Where it stands.
+    pub(super) async fn announce(&self, steps: &Steps, rows: &ConfigRows, open: &Open) -> Result<Place> {
+        loop {
+            let (done, mut answer) = oneshot::channel();
+            self.lock().push_back(Waiting {
+                change: open.change.clone(),
+                after: open.after,
+                done,
+            });
+            let mut tail = self.tail.lock().await;
+            loop {
+                match answer.try_recv() {
+                    Ok(answer) => return answer.map_err(StoreError::Unavailable),
+                    // Whoever was to append it was stopped half-way.
+                    Err(oneshot::error::TryRecvError::Closed) => break,
+                    Err(oneshot::error::TryRecvError::Empty) => {}
+                }
+                let batch: Vec<Waiting> = {
+                    let mut waiting = self.lock();
+                    let count = waiting.len().min(limits::CONFIG_CHANGES_PER_ROW);
+                    waiting.drain(..count).collect()
+                };
+                self.append(steps, rows, &mut tail, batch).await?;
+            }
+        }
+    }
+
+    /// Appends what waits. An error is everybody's who waited.
+    async fn append(
+        &self,
+        steps: &Steps,
+        rows: &ConfigRows,
+        tail: &mut Tail,
+        mut batch: Vec<Waiting>,
+    ) -> Result<()> {
+        let appended = self.try_append(steps, rows, tail, &mut batch).await;
+        self.head.store(tail.head, Ordering::Release);
+        if let Err(error) = &appended {
+            for waiting in batch {
+                drop(waiting.done.send(Err(error.to_string())));
+            }
+        }
+        appended
+    }
+
+    async fn try_append(
+        &self,
+        steps: &Steps,
+        rows: &ConfigRows,
+        tail: &mut Tail,
+        batch: &mut Vec<Waiting>,
+    ) -> Result<()> {
+        if tail.seen.elapsed() >= limits::CONFIG_TAIL_SEEN {
+            self.look_again(steps, rows, tail).await?;
+        }
+        for waiting in std::mem::take(batch) {
+            match find_before(steps, rows, tail, &waiting).await {
+                Ok(Some(place)) => drop(waiting.done.send(Ok(place))),
+                Ok(None) => batch.push(waiting),
+                Err(error) => {
+                    batch.push(waiting);
+                    return Err(error);
+                }
+            }
+        }
+        for round in 0..limits::CQL_CHANGE_ROUNDS {
+            // Also what another row brought while this one was tried.
+            for waiting in std::mem::take(batch) {
+                match tail.find(Key::of(&waiting.change), waiting.after) {
+                    Some(place) => drop(waiting.done.send(Ok(place))),
+                    None => batch.push(waiting),
+                }
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let changes: Vec<ConfigChange> = batch.iter().map(|waiting| waiting.change.clone()).collect();
+            if rows
+                .insert(steps, ConfigSeq::new(tail.head + 1), &document(&changes)?)
+                .await?
+            {
+                tail.push(&changes);
+                continue;
+            }
+            pause(round).await;
+            self.catch_up(steps, rows, tail).await?;
+        }
+        Err(StoreError::Unavailable(
+            "too many changes of the configuration at once".to_owned(),
+        ))
+    }
+
+    /// Reads what others appended.
+    async fn catch_up(&self, steps: &Steps, rows: &ConfigRows, tail: &mut Tail) -> Result<()> {
+        loop {
+            let more = rows
+                .read(steps, tail.head, limits::CONFIG_ROWS_REMEMBERED)
+                .await?;
+            let Some(first) = more.first() else {
+                return Ok(());
+            };
+            if first.seq.as_u64() != tail.head + 1 {
+                return Err(StoreError::Corrupt(format!(
+                    "the configuration log has no row {}",
+                    tail.head + 1
+                )));
+            }
+            for row in &more {
+                tail.push(&row.changes);
+            }
+            self.head.store(tail.head, Ordering::Release);
+        }
+    }
+
+    /// Finds the end anew after a long time.
+    async fn look_again(&self, steps: &Steps, rows: &ConfigRows, tail: &mut Tail) -> Result<()> {
+        let head = rows.head(steps, ConfigSeq::new(tail.head)).await?.as_u64();
+        if head != tail.head {
+            (tail.head, tail.recent) = (head, VecDeque::new());
+        }
+        tail.seen = Instant::now();
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a change stands in rows that are not remembered any more.
+async fn find_before(
+    steps: &Steps,
+    rows: &ConfigRows,
+    tail: &Tail,
+    waiting: &Waiting,
+) -> Result<Option<Place>> {
+    let (mut after, key) = (waiting.after, Key::of(&waiting.change));
+    while after < tail.before() {
+        let more: Vec<ConfigRow> = rows.read(steps, ConfigSeq::new(after).as_u64(), 64).await?;
+        let Some(last) = more.last() else { break };
+        after = last.seq.as_u64();
+        for row in &more {
+            if let Some(index) = row.changes.iter().position(|change| Key::of(change) == key) {
+                return Ok(Some(place(row.seq.as_u64(), index)));
+            }
+        }
+    }
+    Ok(None)
+}
