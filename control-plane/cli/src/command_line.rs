@@ -63,7 +63,7 @@ pub(crate) enum Command {
 }
 
 /// Options whose values must not stand on a command line, and where to put them instead.
-const SECRETS: [(&str, &str); 2] = [
+const SECRETS: [(&str, &str); 3] = [
     (
         "key",
         "set QRELAY_KEY, or put the key into a file and use --key-file",
@@ -71,6 +71,10 @@ const SECRETS: [(&str, &str); 2] = [
     (
         "admin_key",
         "set QRELAY_ADMIN_KEY, or put the key into a file and use --admin-key-file",
+    ),
+    (
+        "master_key",
+        "set QRELAY_MASTER_KEY, or put the key into a file and use --master-key-file",
     ),
 ];
 
@@ -149,6 +153,7 @@ mod tests {
             "qrelay tenant --key qrk_x list",
             "qrelay tenant list --key qrk_x",
             "qrelay tail --key=qrk_x",
+            "qrelay up --master-key=qrk_x",
         ] {
             let Refused::Ours(failure) = refused(line) else {
                 panic!("{line}")

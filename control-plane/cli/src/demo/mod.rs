@@ -7,10 +7,10 @@
 //! Invariants: standard output holds nothing but the summary when `--json` is given; nothing is left behind, also
 //! after Ctrl-C; every figure of the summary was counted, none is computed from another.
 
-mod ledger;
-mod receiver;
-mod scans;
-mod setup;
+pub(crate) mod ledger;
+pub(crate) mod receiver;
+pub(crate) mod scans;
+pub(crate) mod setup;
 mod show;
 mod verify;
 

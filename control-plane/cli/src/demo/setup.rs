@@ -41,11 +41,10 @@ impl Stage {
         receiver: &Receiver,
     ) -> Result<Self, Failure> {
         let admin_key = AdminKey::generate();
-        let config = Config {
-            admin_key: Some(admin_key.clone()),
-            dangerous_allow_target: vec!["127.0.0.0/8".parse().expect("invariant: a valid network")],
-            ..Config::on_loopback(directory.to_owned())
-        };
+        let mut config = Config::on_loopback(directory.to_owned());
+        config.api.admin_key = Some(admin_key.clone());
+        let loopback = "127.0.0.0/8".parse().expect("invariant: a valid network");
+        config.targets.dangerous_allow = vec![loopback];
         let running = up::start(config, metrics, AdminKeyTo::File)
             .await
             .map_err(|error| Failure::because("cannot start", &error))?;
@@ -86,15 +85,20 @@ async fn strike(running: Running) {
 }
 
 /// What was made over the API.
-struct Made {
-    session: Session,
-    tenant: String,
-    key: SecretString,
-    code: v1::Code,
-    path: String,
+pub(crate) struct Made {
+    pub(crate) session: Session,
+    pub(crate) tenant: String,
+    pub(crate) key: SecretString,
+    pub(crate) code: v1::Code,
+    pub(crate) path: String,
 }
 
-async fn made(addresses: &Addresses, admin_key: &SecretString, receiver: &Receiver) -> Result<Made, Failure> {
+/// Makes a tenant with a key, a code and an endpoint.
+pub(crate) async fn made(
+    addresses: &Addresses,
+    admin_key: &SecretString,
+    receiver: &Receiver,
+) -> Result<Made, Failure> {
     let api = format!("http://{}", addresses.api);
     let admin = Session::open_local(&api, admin_key).await?;
     let (tenant, key) = make_tenant(&admin).await?;

@@ -2,6 +2,8 @@
 
 use clap::Parser;
 
+use secrecy::ExposeSecret;
+
 use super::*;
 
 #[derive(Parser)]
@@ -30,21 +32,23 @@ fn without_flags_everything_listens_on_loopback() {
     insta::assert_snapshot!(config.print("info"), @r"
     QRELAY_DATA_DIR=qrelay-data
     QRELAY_EDGE_LISTEN=127.0.0.1:8080
-    QRELAY_API_LISTEN=127.0.0.1:7070
-    QRELAY_OPS_LISTEN=127.0.0.1:9090
-    QRELAY_PUBLIC_URL=
-    QRELAY_MASTER_KEY_FILE=qrelay-data/master.key
-    QRELAY_ADMIN_KEY=
     QRELAY_TRUSTED_PROXIES=
     QRELAY_PROXY_PROTOCOL=false
     QRELAY_GEOIP_DB=
-    QRELAY_RETENTION=30days
-    QRELAY_CA_BUNDLE=
-    QRELAY_EGRESS_PROXY=
+    QRELAY_API_LISTEN=127.0.0.1:7070
     QRELAY_API_TLS_CERT=
     QRELAY_API_TLS_KEY=
+    QRELAY_ADMIN_KEY=
+    QRELAY_MASTER_KEY=
+    QRELAY_MASTER_KEY_FILE=qrelay-data/master.key
+    QRELAY_CA_BUNDLE=
+    QRELAY_EGRESS_PROXY=
+    QRELAY_PUBLIC_URL=
     QRELAY_DANGEROUS_ALLOW_TARGET=
     QRELAY_DENY_TARGET=
+    QRELAY_RETENTION=30days
+    QRELAY_NODE_NAME=
+    QRELAY_OPS_LISTEN=127.0.0.1:9090
     QRELAY_DRAIN_DEADLINE=25s
     QRELAY_LOG=info
     ");
@@ -70,15 +74,15 @@ fn all_violations_are_reported_at_once() {
     error: the configuration has 13 errors
       - --data-dir (QRELAY_DATA_DIR): is empty
       - --edge-listen (QRELAY_EDGE_LISTEN): "localhost:80" is no address with a port, such as 127.0.0.1:8080 or [::]:8080
-      - --api-listen (QRELAY_API_LISTEN): "127.0.0.1" is no address with a port, such as 127.0.0.1:8080 or [::]:8080
-      - --public-url (QRELAY_PUBLIC_URL): "https://qr.example/path" must be http:// or https://, a host, and nothing after it
       - --trusted-proxies (QRELAY_TRUSTED_PROXIES): "ten" is no network, such as 10.0.0.0/8 or ::1
       - --proxy-protocol (QRELAY_PROXY_PROTOCOL): "maybe" is neither true nor false
       - --geoip-db (QRELAY_GEOIP_DB): cannot read /nowhere/at/all.mmdb: No such file or directory (os error 2); name a GeoIP database in MaxMind's format (.mmdb)
-      - --retention (QRELAY_RETENTION): "30x" is no duration, such as 30d or 12h
+      - --api-listen (QRELAY_API_LISTEN): "127.0.0.1" is no address with a port, such as 127.0.0.1:8080 or [::]:8080
       - --api-tls-cert (QRELAY_API_TLS_CERT): cannot read /nowhere/cert.pem: No such file or directory (os error 2); name a PEM file with the certificate chain, the API's own certificate first
       - --api-tls-key (QRELAY_API_TLS_KEY): is missing: TLS needs both certificate and key
+      - --public-url (QRELAY_PUBLIC_URL): "https://qr.example/path" must be http:// or https://, a host, and nothing after it
       - --deny-target (QRELAY_DENY_TARGET): "10.0.0.0/33" is no network, such as 10.0.0.0/8 or ::1
+      - --retention (QRELAY_RETENTION): "30x" is no duration, such as 30d or 12h
       - --drain-deadline (QRELAY_DRAIN_DEADLINE): "0s" is not between 1s and 10m
       - --log (QRELAY_LOG): "qrelay=loud" is no filter: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5
     hint: `qrelay up --help` explains each flag
@@ -94,8 +98,9 @@ fn an_empty_variable_counts_as_not_set() {
         "--proxy-protocol=",
     ]));
     let config = config.unwrap();
-    assert!(config.geoip_db.is_none() && config.public_url.is_none() && config.trusted_proxies.is_empty());
-    assert!(!config.proxy_protocol);
+    let (edge, targets) = (&config.edge, &config.targets);
+    assert!(edge.geoip_db.is_none() && targets.public_url.is_none() && edge.trusted_proxies.is_empty());
+    assert!(!edge.proxy_protocol);
 }
 
 #[test]
@@ -105,13 +110,13 @@ fn repeatable_flags_take_commas_too_and_a_bare_address_is_a_network_of_one() {
         "--deny-target=::1",
     ]))
     .unwrap();
-    let texts: Vec<_> = config.deny_target.iter().map(ToString::to_string).collect();
+    let texts: Vec<_> = config.targets.deny.iter().map(ToString::to_string).collect();
     assert_eq!(texts, ["10.0.0.0/8", "192.0.2.7/32", "::1/128"]);
 }
 
 #[test]
 fn proxy_protocol_is_a_switch_with_an_optional_value() {
-    let on = |arguments: &[&str]| Config::from_flags(&flags(arguments)).unwrap().proxy_protocol;
+    let on = |arguments: &[&str]| Config::from_flags(&flags(arguments)).unwrap().edge.proxy_protocol;
     assert!(on(&["--proxy-protocol"]) && on(&["--proxy-protocol=true"]) && on(&["--proxy-protocol=1"]));
     assert!(!on(&["--proxy-protocol=false"]) && !on(&[]));
 }
@@ -136,7 +141,7 @@ fn the_public_url_is_an_origin() {
     ] {
         let config = Config::from_flags(&flags(&["--public-url", good])).unwrap();
         assert_eq!(
-            config.public_url.as_ref().map(origin).as_deref(),
+            config.targets.public_url.as_ref().map(origin).as_deref(),
             Some(good.trim_end_matches('/'))
         );
     }
@@ -174,7 +179,7 @@ fn the_printed_configuration_shows_no_secret() {
     let path = file.path().to_str().unwrap();
     let config = Config::from_flags(&flags(&["--admin-key-file", path])).unwrap();
     assert_eq!(
-        config.admin_key.as_ref().unwrap().expose_secret(),
+        config.api.admin_key.as_ref().unwrap().expose_secret(),
         "a-very-secret-admin-key-indeed"
     );
     let printed = config.print("info");
@@ -231,4 +236,37 @@ fn every_flag_has_the_variable_of_its_name() {
         seen += 1;
     }
     assert!(seen > 15);
+}
+
+#[test]
+fn the_master_key_of_the_variable_is_checked_and_shown_nowhere() {
+    let good = data_encoding::BASE64.encode(&[3; 32]);
+    let config = Config::from_flags(&flags(&["--master-key", &good])).unwrap();
+    let printed = config.print("info");
+    assert!(
+        printed.contains("QRELAY_MASTER_KEY=********\nQRELAY_MASTER_KEY_FILE=\n") && !printed.contains(&good),
+        "{printed}"
+    );
+    assert!(!format!("{config:?}").contains(&good));
+    let text = refused(&["--master-key=hunter2"]);
+    assert!(
+        text.contains("QRELAY_MASTER_KEY") && !text.contains("hunter2"),
+        "{text}"
+    );
+    // A file that is named on the command line beats the variable.
+    let config = Config::from_flags(&flags(&["--master-key", &good, "--master-key-file=my.key"])).unwrap();
+    assert!(config.master_key.is_none() && config.master_key_path().ends_with("my.key"));
+}
+
+#[test]
+fn a_nodes_name_is_short_and_visible() {
+    let long = "x".repeat(65);
+    for bad in [long.as_str(), "shard\u{1b}[31m"] {
+        assert!(
+            refused(&["--node-name", bad]).contains("QRELAY_NODE_NAME"),
+            "{bad}"
+        );
+    }
+    let config = Config::from_flags(&flags(&["--node-name", "shard-0"])).unwrap();
+    assert_eq!(config.process.node_name.as_deref(), Some("shard-0"));
 }

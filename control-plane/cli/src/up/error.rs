@@ -55,6 +55,12 @@ pub enum StartError {
         /// What does not open.
         source: CheckError,
     },
+    /// The key in the variable does not open what is stored.
+    #[error("QRELAY_MASTER_KEY is not the key of this install")]
+    WrongKey {
+        /// What does not open.
+        source: CheckError,
+    },
     /// The admin key.
     #[error(transparent)]
     AdminKey(#[from] AdminKeyError),
@@ -134,6 +140,9 @@ impl StartError {
                 io::ErrorKind::AddrNotAvailable => Some("this machine does not have that address"),
                 _ => None,
             },
+            Self::WrongKey { .. } => Some(
+                "set it to the key that this install's secrets were sealed with, or name a key file with --master-key-file",
+            ),
             Self::Open(sqlite::OpenError::InUse { .. }) => {
                 Some("stop the other process, or choose another --data-dir")
             }

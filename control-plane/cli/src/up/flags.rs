@@ -1,8 +1,8 @@
-//! The flags of `qrelay up`, as they are written: texts. What they mean, and all that is wrong with them, is for
+//! The flags of a role's process, as they are written: texts. What they mean, and all that is wrong with them, is for
 //! [`super::config`] to say at once; clap would stop at the first.
 //!
-//! Every flag has an environment variable of the same name. A variable that is set but empty counts as not set:
-//! orchestrators write those.
+//! One group for each role, and for what roles share: a command has the groups of its roles. Every flag has an environment
+//! variable of the same name. A variable that is set but empty counts as not set: orchestrators write those.
 
 use clap::Args;
 use secrecy::SecretString;
@@ -20,6 +20,31 @@ pub(crate) struct Flags {
         value_name = "DIR"
     )]
     pub(crate) data_dir: String,
+    #[command(flatten)]
+    pub(crate) edge: EdgeFlags,
+    #[command(flatten)]
+    pub(crate) api: ApiFlags,
+    #[command(flatten)]
+    pub(crate) master_key: FlagFirst<MasterKeyArgs>,
+    #[command(flatten)]
+    pub(crate) dispatcher: DispatcherFlags,
+    #[command(flatten)]
+    pub(crate) targets: TargetFlags,
+    /// How long scans, deliveries and attempts are kept
+    #[arg(
+        long,
+        env = "QRELAY_RETENTION",
+        default_value = "30d",
+        value_name = "DURATION"
+    )]
+    pub(crate) retention: String,
+    #[command(flatten)]
+    pub(crate) process: ProcessFlags,
+}
+
+/// Flags of the edge.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct EdgeFlags {
     /// Where scans come in
     #[arg(
         long,
@@ -28,30 +53,6 @@ pub(crate) struct Flags {
         value_name = "ADDRESS:PORT"
     )]
     pub(crate) edge_listen: String,
-    /// Where the API is, gRPC and REST
-    #[arg(
-        long,
-        env = "QRELAY_API_LISTEN",
-        default_value = "127.0.0.1:7070",
-        value_name = "ADDRESS:PORT"
-    )]
-    pub(crate) api_listen: String,
-    /// Where metrics and health are
-    #[arg(
-        long,
-        env = "QRELAY_OPS_LISTEN",
-        default_value = "127.0.0.1:9090",
-        value_name = "ADDRESS:PORT"
-    )]
-    pub(crate) ops_listen: String,
-    /// What short links begin with, as printed [default: http:// and the bound --edge-listen]
-    #[arg(long, env = "QRELAY_PUBLIC_URL", value_name = "URL")]
-    pub(crate) public_url: Option<String>,
-    /// The keys that seal stored secrets; made at the first start [default: master.key in the data directory]
-    #[arg(long, env = "QRELAY_MASTER_KEY_FILE", value_name = "FILE")]
-    pub(crate) master_key_file: Option<String>,
-    #[command(flatten)]
-    pub(crate) admin: FlagFirst<AdminKeyArgs>,
     /// Networks of proxies whose X-Forwarded-For is believed
     #[arg(
         long,
@@ -67,14 +68,32 @@ pub(crate) struct Flags {
     /// A GeoIP database in MaxMind's format
     #[arg(long, env = "QRELAY_GEOIP_DB", value_name = "FILE")]
     pub(crate) geoip_db: Option<String>,
-    /// How long scans, deliveries and attempts are kept
+}
+
+/// Flags of the control plane.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ApiFlags {
+    /// Where the API is, gRPC and REST
     #[arg(
         long,
-        env = "QRELAY_RETENTION",
-        default_value = "30d",
-        value_name = "DURATION"
+        env = "QRELAY_API_LISTEN",
+        default_value = "127.0.0.1:7070",
+        value_name = "ADDRESS:PORT"
     )]
-    pub(crate) retention: String,
+    pub(crate) api_listen: String,
+    /// A PEM file with the API's certificate chain; needs --api-tls-key
+    #[arg(long, env = "QRELAY_API_TLS_CERT", value_name = "FILE")]
+    pub(crate) api_tls_cert: Option<String>,
+    /// A PEM file with the API's private key; needs --api-tls-cert
+    #[arg(long, env = "QRELAY_API_TLS_KEY", value_name = "FILE")]
+    pub(crate) api_tls_key: Option<String>,
+    #[command(flatten)]
+    pub(crate) admin: FlagFirst<AdminKeyArgs>,
+}
+
+/// Flags of the dispatcher.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DispatcherFlags {
     /// A PEM file with authorities that receivers' certificates are checked against, beside the system's
     #[arg(long, env = "QRELAY_CA_BUNDLE", value_name = "FILE")]
     pub(crate) ca_bundle: Option<String>,
@@ -82,12 +101,15 @@ pub(crate) struct Flags {
     /// and judged here. One with user:password@ is taken from the variable only
     #[arg(long, env = "QRELAY_EGRESS_PROXY", value_name = "URL", hide_env_values = true)]
     pub(crate) egress_proxy: Option<SecretString>,
-    /// A PEM file with the API's certificate chain; needs --api-tls-key
-    #[arg(long, env = "QRELAY_API_TLS_CERT", value_name = "FILE")]
-    pub(crate) api_tls_cert: Option<String>,
-    /// A PEM file with the API's private key; needs --api-tls-cert
-    #[arg(long, env = "QRELAY_API_TLS_KEY", value_name = "FILE")]
-    pub(crate) api_tls_key: Option<String>,
+}
+
+/// Flags that say where webhooks may go: of the control plane, which refuses such endpoints, and of the dispatcher, which
+/// looks again before it sends.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TargetFlags {
+    /// What short links begin with, as printed [default: http:// and the bound --edge-listen]
+    #[arg(long, env = "QRELAY_PUBLIC_URL", value_name = "URL")]
+    pub(crate) public_url: Option<String>,
     /// Development only: a network that webhooks may go to although it is not public, over http too. A name is
     /// reached by every address it has: where localhost is ::1 as well, allow ::1/128 beside 127.0.0.0/8
     #[arg(
@@ -100,6 +122,22 @@ pub(crate) struct Flags {
     /// A network that webhooks must not go to, beside all that are not public
     #[arg(long, env = "QRELAY_DENY_TARGET", value_delimiter = ',', value_name = "CIDR")]
     pub(crate) deny_target: Vec<String>,
+}
+
+/// Flags of every process.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ProcessFlags {
+    /// What this process is called where processes are listed, for people [default: the host's name]
+    #[arg(long, env = "QRELAY_NODE_NAME", value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// Where metrics and health are
+    #[arg(
+        long,
+        env = "QRELAY_OPS_LISTEN",
+        default_value = "127.0.0.1:9090",
+        value_name = "ADDRESS:PORT"
+    )]
+    pub(crate) ops_listen: String,
     /// How long a stop may take
     #[arg(
         long,
@@ -114,6 +152,26 @@ pub(crate) struct Flags {
     /// Print the configuration, secrets masked, and do nothing else
     #[arg(long)]
     pub(crate) print_config: bool,
+}
+
+/// The keys that seal stored secrets: of the control plane and the dispatcher. From the variable, or from a file.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct MasterKeyArgs {
+    /// Refused on the command line: see `command_line::secret_in_arguments`.
+    #[arg(long, env = "QRELAY_MASTER_KEY", hide_env_values = true, hide = true)]
+    pub(crate) master_key: Option<SecretString>,
+    /// The keys that seal stored secrets, instead of QRELAY_MASTER_KEY (base64 of 32 bytes); made at the first start
+    /// [default: master.key in the data directory]
+    #[arg(long, env = "QRELAY_MASTER_KEY_FILE", value_name = "FILE")]
+    pub(crate) master_key_file: Option<String>,
+}
+
+impl SecretOrFile for MasterKeyArgs {
+    const FILE: &'static str = "master_key_file";
+
+    fn forget_secret(&mut self) {
+        self.master_key = None;
+    }
 }
 
 /// The admin key: from the variable, or from a file.

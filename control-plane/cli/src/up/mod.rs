@@ -4,6 +4,7 @@
 //! around it: configuration, logs, signals, exit codes.
 
 mod admin_key;
+mod check;
 mod config;
 mod edge_runtime;
 mod error;
@@ -14,6 +15,7 @@ mod ops;
 mod process;
 mod readiness;
 mod role;
+mod roles;
 mod signals;
 mod start;
 #[cfg(test)]
@@ -26,7 +28,7 @@ use std::{
 
 pub use self::{
     admin_key::{AdminKeyError, AdminKeyTo},
-    config::{ApiTls, Config},
+    config::{ApiConfig, ApiTls, Config, DispatcherConfig, EdgeConfig, ProcessConfig, TargetConfig},
     error::{StartError, StopError},
     ops::{Metrics, MetricsError},
     start::{Addresses, Running, start},
@@ -42,11 +44,11 @@ use crate::failure::{Failure, chain};
 /// Runs until a signal ends it.
 pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Failure> {
     let config = Config::from_flags(flags)?;
-    if flags.print_config {
-        io::stdout().write_all(config.print(&flags.log).as_bytes())?;
+    if flags.process.print_config {
+        io::stdout().write_all(config.print(&flags.process.log).as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    log_to_stderr(&flags.log)?;
+    log_to_stderr(&flags.process.log)?;
     raise_open_files_limit();
     let metrics = Metrics::install().map_err(|error| Failure::because("cannot start", &error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

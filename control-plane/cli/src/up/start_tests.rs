@@ -1,8 +1,15 @@
 //! Tests of starting and stopping all roles in this process. What they do for users is tested in `tests/`.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use qrelay_store::{id::PartitionId, sqlite::OpenError};
+use qrelay_store::{
+    conformance::samples,
+    id::PartitionId,
+    model::Resource,
+    seal::{MasterKeys, Purpose, Sealer},
+    sqlite::OpenError,
+    store::{Change, SecretChange, SharedStore},
+};
 use secrecy::SecretString;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -12,11 +19,10 @@ use tokio::{
 use super::{AdminKeyTo, Config, Metrics, Running, StartError, start};
 
 fn config(directory: &Path) -> Config {
-    Config {
-        admin_key: Some(SecretString::from("an-admin-key-of-the-operator".to_owned())),
-        drain_deadline: Duration::from_secs(20),
-        ..Config::on_loopback(directory.to_owned())
-    }
+    let mut config = Config::on_loopback(directory.to_owned());
+    config.api.admin_key = Some(SecretString::from("an-admin-key-of-the-operator".to_owned()));
+    config.process.drain_deadline = Duration::from_secs(20);
+    config
 }
 
 async fn started(directory: &Path) -> Result<Running, StartError> {
@@ -74,10 +80,8 @@ async fn a_stop_closes_the_writer_and_gives_the_leases_back() {
 async fn a_taken_address_is_named_with_its_flag() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let config = Config {
-        api_listen: taken.local_addr().unwrap(),
-        ..config(directory.path())
-    };
+    let mut config = config(directory.path());
+    config.api.listen = taken.local_addr().unwrap();
     let refused = start(config, Metrics::detached().unwrap(), AdminKeyTo::File)
         .await
         .unwrap_err();
@@ -94,13 +98,54 @@ async fn short_links_begin_with_the_edges_address_unless_told_otherwise() {
         format!("http://{}/", running.addresses().edge)
     );
     running.stop().await.unwrap();
-    let own = Config {
-        public_url: Some("https://qr.example".parse().unwrap()),
-        ..config(directory.path())
-    };
+    let mut own = config(directory.path());
+    own.targets.public_url = Some("https://qr.example".parse().unwrap());
     let running = start(own, Metrics::detached().unwrap(), AdminKeyTo::File)
         .await
         .unwrap();
     assert_eq!(running.public_url().as_str(), "https://qr.example/");
     running.stop().await.unwrap();
+}
+
+/// Stores an endpoint with a secret.
+async fn store_secret(store: &SharedStore, sealer: &Sealer) {
+    let tenant = samples::tenant();
+    let endpoint = samples::endpoint(tenant.id);
+    let mut secret = samples::secret(endpoint.id);
+    secret.sealed = sealer.seal(
+        Purpose::SigningSecret,
+        tenant.id,
+        endpoint.id,
+        secret.id,
+        b"a secret of an endpoint",
+    );
+    let add = Change {
+        secrets: SecretChange::Replace(secret),
+        ..samples::create(Resource::Endpoint(Box::new(endpoint)))
+    };
+    store
+        .change(samples::create(Resource::Tenant(tenant)))
+        .await
+        .unwrap();
+    store.change(add).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_key_in_the_variable_makes_no_file_and_another_one_opens_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = |byte: u8| data_encoding::BASE64.encode(&[byte; 32]);
+    let with = |byte: u8| {
+        let mut config = config(directory.path());
+        config.master_key = Some(SecretString::from(text(byte)));
+        start(config, Metrics::detached().unwrap(), AdminKeyTo::File)
+    };
+    let running = with(1).await.unwrap();
+    let keys = MasterKeys::from_env_text(&text(1)).unwrap();
+    store_secret(&running.store(), &Sealer::new(Arc::new(keys))).await;
+    running.stop().await.unwrap();
+    assert!(!directory.path().join("master.key").exists());
+    let refused = with(2).await.unwrap_err();
+    assert!(matches!(refused, StartError::WrongKey { .. }), "{refused}");
+    assert!(refused.hint().unwrap().contains("--master-key-file"));
+    with(1).await.unwrap().stop().await.unwrap();
 }
