@@ -17,7 +17,11 @@ use qrelay_store::{
     target::Targets,
 };
 use secrecy::SecretString;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::Code;
 use url::Url;
@@ -271,6 +275,53 @@ async fn roles_in_processes_of_their_own_deliver_every_scan_also_without_a_contr
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_hint_told_is_found_by_looking() {
     delivers(Hints::Untold).await;
+}
+
+/// Where a scan leads.
+async fn location(edge: &Process, path: &str) -> String {
+    let mut stream = TcpStream::connect(edge.at).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: qr.example\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let location = answer.lines().find_map(|line| line.strip_prefix("location: "));
+    location
+        .unwrap_or_else(|| panic!("no redirect: {answer}"))
+        .to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_at_one_control_plane_reaches_an_edge_that_nobody_tells() {
+    let world = World::new(Hints::Untold);
+    let edge = world.edge().await;
+    let planes = [world.control_plane().await, world.control_plane().await];
+    let receiver = Receiver::start(Arc::default()).await.unwrap();
+    let made = world.made(&planes[0], &edge, &receiver).await;
+    assert_eq!(location(&edge, &made.path).await, made.code.destination_url);
+    let other = Session::open_local(&format!("http://{}", planes[1].at), &made.key)
+        .await
+        .unwrap();
+    let change = v1::UpdateCodeRequest {
+        id: made.code.id.clone(),
+        code: Some(v1::Code {
+            destination_url: "https://example.com/moved".to_owned(),
+            ..v1::Code::default()
+        }),
+        ..v1::UpdateCodeRequest::default()
+    };
+    other.codes().update_code(call(change)).await.unwrap();
+    let reached = async {
+        while location(&edge, &made.path).await != "https://example.com/moved" {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LONG, reached).await.expect("the edge looks for changes");
+    drop((made, other));
+    for plane in planes {
+        plane.end().await;
+    }
+    edge.end().await;
+    receiver.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
