@@ -23,15 +23,15 @@ use crate::{
     clock::Timestamp,
     hints::Hints,
     id::{
-        CodeId, CommandId, ConfigSeq, EndpointId, EventAddress, KeyId, PartitionId, SecretId, Seq, TenantId,
-        WriterId,
+        CodeId, CommandId, ConfigSeq, EndpointId, EventAddress, KeyId, OwnerId, PartitionId, SecretId, Seq,
+        TenantId, WriterId,
     },
     model::{ApiKey, Code, Endpoint, SecretRow, ShortLink, Tenant},
     store::{
         AttemptRow, Attempts, Batch, Cas, Change, ChangeError, Changed, CheckpointDelta, CodeFilter, Command,
         CommandResult, Commands, ConfigChange, ConfigLog, ConfigRow, ConversionRow, Conversions,
         DeliveryFilter, DeliveryPage, DeliveryPosition, Fence, Heads, Install, KnownDelivery, Lease, Leases,
-        Log, Page, Registry, Result, SharedStore, Store, StoreError, WriterRow,
+        Log, Member, Page, Registry, Result, SharedStore, Store, StoreError, WriterRow,
     },
 };
 
@@ -95,6 +95,9 @@ pub enum Op {
     PutChunk,
     Chunk,
     DeleteChunks,
+    PutMember,
+    RemoveMember,
+    Members,
     RecordAttempts,
     Deliveries,
     Attempts,
@@ -110,7 +113,7 @@ pub enum Op {
 
 impl Op {
     /// Those that change something.
-    pub const WRITES: [Op; 17] = [
+    pub const WRITES: [Op; 19] = [
         Op::RegisterWriter,
         Op::Append,
         Op::PublishHeads,
@@ -122,6 +125,8 @@ impl Op {
         Op::Save,
         Op::PutChunk,
         Op::DeleteChunks,
+        Op::PutMember,
+        Op::RemoveMember,
         Op::RecordAttempts,
         Op::PutCommand,
         Op::FinishCommand,
@@ -412,6 +417,9 @@ pass_on!(Leases {
     PutChunk: fn put_chunk(partition: PartitionId, name: &str, body: Bytes) -> Result<()>;
     Chunk: fn chunk(partition: PartitionId, name: &str) -> Result<Option<Bytes>>;
     DeleteChunks: fn delete_chunks(partition: PartitionId, names: &[String]) -> Result<()>;
+    PutMember: fn put_member(member: &Member) -> Result<()>;
+    RemoveMember: fn remove_member(owner: OwnerId) -> Result<()>;
+    Members: fn members() -> Result<Vec<Member>>;
 });
 
 pass_on!(Attempts {

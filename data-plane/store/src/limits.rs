@@ -399,6 +399,11 @@ pub const RETENTION_STEP_PAUSE: Duration = Duration::from_millis(20);
 pub const RETENTION_PERIOD: Duration = Duration::from_secs(60);
 /// A chunk that no checkpoint names for so long was left by a crash between the two.
 pub const CHUNK_UNNAMED_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Where nobody looks through all chunks, one that was left leaves by its time to live. Long: what is outstanding for an
+/// endpoint that its tenant paused waits for as long as that lasts.
+pub const CHUNK_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
+/// The row of a member that died is of no use as soon as the others have seen that its beat stands still.
+pub const MEMBER_KEPT: Duration = Duration::from_secs(3600);
 /// Commands are of use while somebody waits for them; later they only explain.
 pub const COMMANDS_KEPT: Duration = Duration::from_secs(24 * 3600);
 

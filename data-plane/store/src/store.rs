@@ -7,7 +7,10 @@
 
 mod conversions;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -485,6 +488,19 @@ pub enum Cas {
     Lost(Option<Lease>),
 }
 
+/// A process that shares partitions out with others. A hint: who has which is for leases alone to say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Its id, new at every start.
+    pub owner: OwnerId,
+    /// Where other roles reach it.
+    pub addr: String,
+    /// Moves while it lives.
+    pub beat: u64,
+    /// Partitions that it asks their holders for.
+    pub wants: BTreeSet<PartitionId>,
+}
+
 /// Leases, and the checkpoints that only their holder can move.
 #[async_trait]
 pub trait Leases: Send + Sync {
@@ -522,7 +538,8 @@ pub trait Leases: Send + Sync {
     async fn usage(&self, tenant: TenantId, month: &str) -> Result<UsageCounts>;
 
     /// Writes a chunk under a name never used before. Immutable. The checkpoint row ([`RowKind::Chunk`], `name`)
-    /// names it; one that no row names is deleted after [`crate::limits::CHUNK_UNNAMED_KEPT`].
+    /// names it; one that no row names is deleted after [`crate::limits::CHUNK_UNNAMED_KEPT`], or leaves with its time to
+    /// live ([`crate::limits::CHUNK_TTL`]).
     async fn put_chunk(&self, partition: PartitionId, name: &str, body: Bytes) -> Result<()>;
 
     /// Reads a chunk.
@@ -530,6 +547,16 @@ pub trait Leases: Send + Sync {
 
     /// Deletes chunks that no checkpoint names any more.
     async fn delete_chunks(&self, partition: PartitionId, names: &[String]) -> Result<()>;
+
+    /// Writes a member's row, whole.
+    async fn put_member(&self, member: &Member) -> Result<()>;
+
+    /// Removes a member that leaves.
+    async fn remove_member(&self, owner: OwnerId) -> Result<()>;
+
+    /// All members, in order of id: also those that died without leaving, until they were silent for
+    /// [`crate::limits::MEMBER_KEPT`].
+    async fn members(&self) -> Result<Vec<Member>>;
 }
 
 /// The id of a usage row: `tenant/YYYY-MM`.

@@ -9,8 +9,8 @@ use qrelay_store::{
     Hints, Store, Timestamp,
     checkpoint::{RowKey, RowKind, UsageCounts},
     id::{
-        CodeId, CommandId, ConfigSeq, EndpointId, EventAddress, KeyId, PartitionId, SecretId, Seq, TenantId,
-        WriterId,
+        CodeId, CommandId, ConfigSeq, EndpointId, EventAddress, KeyId, OwnerId, PartitionId, SecretId, Seq,
+        TenantId, WriterId,
     },
     model::{ApiKey, Code, Endpoint, SecretRow, ShortLink, Tenant},
     scylla::ScyllaStore,
@@ -19,7 +19,7 @@ use qrelay_store::{
         AttemptRow, Attempts, Batch, Cas, Change, ChangeError, Changed, CheckpointDelta, CodeFilter, Command,
         CommandResult, Commands, ConfigChange, ConfigLog, ConfigRow, ConversionRow, Conversions,
         DeliveryFilter, DeliveryPage, DeliveryPosition, Fence, Heads, Install, KnownDelivery, Lease, Leases,
-        Log, Page, Registry, Result, WriterRow,
+        Log, Member, Page, Registry, Result, WriterRow,
     },
 };
 
@@ -94,7 +94,7 @@ pass_on!(Registry to cluster {
     fn any_secret() -> Result<Option<(TenantId, EndpointId, SecretId, Vec<u8>)>>;
 });
 
-pass_on!(Leases to directory {
+pass_on!(Leases to cluster {
     fn lease(partition: PartitionId) -> Result<Option<Lease>>;
     fn claim(partition: PartitionId, expected: Option<Fence>, new: &Lease) -> Result<Cas>;
     fn save(partition: PartitionId, expected: Fence, beat: u64, delta: &CheckpointDelta) -> Result<Cas>;
@@ -105,6 +105,9 @@ pass_on!(Leases to directory {
     fn put_chunk(partition: PartitionId, name: &str, body: Bytes) -> Result<()>;
     fn chunk(partition: PartitionId, name: &str) -> Result<Option<Bytes>>;
     fn delete_chunks(partition: PartitionId, names: &[String]) -> Result<()>;
+    fn put_member(member: &Member) -> Result<()>;
+    fn remove_member(owner: OwnerId) -> Result<()>;
+    fn members() -> Result<Vec<Member>>;
 });
 
 pass_on!(Attempts to cluster {

@@ -74,4 +74,4 @@ impl Fixture for Cluster {
     }
 }
 
-conformance_tests!(Cluster, #[ignore = "needs Cassandra: run by make test"], log config registry lists attempts commands conversions);
+conformance_tests!(Cluster, #[ignore = "needs Cassandra: run by make test"], log config registry lists leases attempts commands conversions);

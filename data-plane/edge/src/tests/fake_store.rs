@@ -384,6 +384,15 @@ impl Leases for FakeStore {
     async fn delete_chunks(&self, _: PartitionId, _: &[String]) -> Result<()> {
         unimplemented!()
     }
+    async fn put_member(&self, _: &Member) -> Result<()> {
+        unimplemented!()
+    }
+    async fn remove_member(&self, _: OwnerId) -> Result<()> {
+        unimplemented!()
+    }
+    async fn members(&self) -> Result<Vec<Member>> {
+        unimplemented!()
+    }
 }
 
 #[async_trait]

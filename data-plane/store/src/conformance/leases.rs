@@ -7,8 +7,9 @@ use super::samples::{P, Q, lease};
 use crate::{
     checkpoint::{RowKey, RowKind, UsageCounts},
     id::{EndpointId, OwnerId, TenantId},
+    limits::CHECKPOINT_BYTES_MAX,
     record::Classification,
-    store::{Cas, CheckpointDelta, Fence, Lease, SharedStore, StoreError, usage_row},
+    store::{Cas, CheckpointDelta, Fence, Lease, Member, SharedStore, StoreError, usage_row},
 };
 
 fn key(kind: RowKind, id: &str) -> RowKey {
@@ -142,6 +143,34 @@ pub async fn a_save_under_another_fence_changes_nothing(store: &SharedStore) {
     assert_eq!(store.lease(P).await.unwrap(), Some(standing));
 }
 
+pub async fn a_save_of_the_largest_size_is_kept_whole(store: &SharedStore) {
+    let mine = claimed(store).await;
+    let body = format!("\"{}\"", "x".repeat(100));
+    let mut large = CheckpointDelta::default();
+    while large.bytes() < CHECKPOINT_BYTES_MAX {
+        let id = format!("{:05}", large.rows.len());
+        large.rows.insert(key(RowKind::Usage, &id), Some(body.clone()));
+    }
+    assert_eq!(store.save(P, mine.fence, 2, &large).await.unwrap(), Cas::Applied);
+    let (lease, rows) = store.checkpoint(P).await.unwrap();
+    assert_eq!(lease.map(|lease| lease.fence), Some(mine_at(1, 2)));
+    let wanted = large.rows.into_iter().map(|(key, row)| (key, row.unwrap()));
+    assert_eq!(rows, wanted.collect());
+    // And as many go away at once.
+    let none = CheckpointDelta {
+        rows: rows.into_keys().map(|key| (key, None)).collect(),
+    };
+    assert_eq!(
+        store.save(P, mine_at(1, 2), 3, &none).await.unwrap(),
+        Cas::Applied
+    );
+    let (lease, rows) = store.checkpoint(P).await.unwrap();
+    assert_eq!(
+        (lease.map(|lease| lease.fence), rows),
+        (Some(mine_at(1, 3)), [].into())
+    );
+}
+
 fn mine_at(epoch: u64, beat: u64) -> Fence {
     Fence { epoch, beat }
 }
@@ -230,4 +259,26 @@ pub async fn rows_of_a_kind_are_found_by_what_their_ids_begin_with(store: &Share
         store.checkpoint_rows(Q, RowKind::Replay, "rpl_").await.unwrap(),
         []
     );
+}
+
+pub async fn members_are_listed_until_they_leave(store: &SharedStore) {
+    assert_eq!(store.members().await.unwrap(), []);
+    let member = |byte: u8, beat, wants: &[_]| Member {
+        owner: OwnerId::from_bytes([byte; 10]),
+        addr: format!("127.0.0.1:{byte}"),
+        beat,
+        wants: wants.iter().copied().collect(),
+    };
+    let (one, two) = (member(1, 1, &[]), member(2, u64::from(u32::MAX), &[P, Q]));
+    store.put_member(&two).await.unwrap();
+    store.put_member(&one).await.unwrap();
+    store.put_member(&one).await.unwrap();
+    assert_eq!(store.members().await.unwrap(), [one.clone(), two.clone()]);
+    let moved = member(1, 2, &[Q]);
+    store.put_member(&moved).await.unwrap();
+    assert_eq!(store.members().await.unwrap(), [moved, two.clone()]);
+    for _ in 0..2 {
+        store.remove_member(one.owner).await.unwrap();
+        assert_eq!(store.members().await.unwrap(), [two.clone()]);
+    }
 }

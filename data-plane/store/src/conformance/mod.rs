@@ -123,10 +123,12 @@ macro_rules! conformance_tests {
             of_concurrent_claims_one_applies,
             a_save_moves_the_beat_and_the_rows_together,
             a_save_under_another_fence_changes_nothing,
+            a_save_of_the_largest_size_is_kept_whole,
             a_released_lease_keeps_its_checkpoint,
             usage_is_summed_over_partitions,
             a_chunk_never_changes,
             rows_of_a_kind_are_found_by_what_their_ids_begin_with,
+            members_are_listed_until_they_leave,
         });
     };
     (@ attempts $fixture:ty, $attributes:tt) => {

@@ -291,6 +291,45 @@ async fn a_silent_writer_is_read_past_its_head_ever_more_rarely() {
     assert_eq!(turn(&mut reader).await, of(writer, &[6]));
 }
 
+/// Looks for so long, as its owner does.
+async fn look_for(reader: &mut PartitionReader, time: Duration) -> Brought {
+    let (mut all, begun) = (Brought::default(), Instant::now());
+    while begun.elapsed() < time {
+        let (batches, gaps) = turn(reader).await;
+        all.0.extend(batches);
+        all.1.extend(gaps);
+        reader.changed().await;
+    }
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_writer_appended_before_it_stopped_is_read_whether_it_goes_on_or_is_killed() {
+    let bench = Bench::silent().await;
+    bench.faults.set_exclusive(false);
+    let writer = registered(&bench.store).await;
+    bench.append(writer, &[1]).await;
+    bench.head(writer, 1).await;
+    let mut reader = bench.reader();
+    assert_eq!(turn(&mut reader).await, of(writer, &[1]));
+    // Stopped after an append and before its head.
+    bench.append(writer, &[2]).await;
+    let minute = Duration::from_secs(60);
+    assert_eq!(look_for(&mut reader, minute).await, of(writer, &[2]));
+    // It goes on: late heads, below what was read, and new ones.
+    bench.head(writer, 2).await;
+    bench.append(writer, &[3]).await;
+    bench.head(writer, 3).await;
+    let soon = Duration::from_secs(3);
+    assert_eq!(look_for(&mut reader, soon).await, of(writer, &[3]));
+    // Killed after an append and before its head; what was on its way comes late.
+    bench.append(writer, &[4]).await;
+    assert_eq!(look_for(&mut reader, minute).await, of(writer, &[4]));
+    bench.append(writer, &[5]).await;
+    let longest = limits::SILENT_PROBE_PAUSE_MAX + minute;
+    assert_eq!(look_for(&mut reader, longest).await, of(writer, &[5]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_closed_writer_ends_where_it_was_closed() {
     let bench = Bench::start().await;

@@ -18,6 +18,7 @@ mod conversions;
 mod decision;
 mod error;
 mod install;
+mod leases;
 mod log;
 mod registry;
 mod rows;
@@ -57,6 +58,7 @@ pub struct ScyllaStore {
     command_turn: tokio::sync::Mutex<()>,
     registry: registry::Configuration,
     conversions: conversions::Reported,
+    leases: leases::Statements,
 }
 
 impl ScyllaStore {
@@ -88,6 +90,7 @@ impl ScyllaStore {
             attempt_memory: attempts::Memory::default(),
             commands: commands::Statements::prepare(&cql).await?,
             command_turn: tokio::sync::Mutex::default(),
+            leases: leases::Statements::prepare(&cql).await?,
             cql,
         }))
     }

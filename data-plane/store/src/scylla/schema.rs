@@ -29,6 +29,7 @@ const MIGRATIONS: &[Migration] = &[&[
     include_str!("schema/1/config_log.cql"),
     include_str!("schema/1/registry.cql"),
     include_str!("schema/1/conversions.cql"),
+    include_str!("schema/1/leases.cql"),
 ]];
 
 /// The version that this release needs.

@@ -15,8 +15,9 @@ use super::{
 use crate::{
     checkpoint::{RowKey, RowKind, UsageCounts},
     clock::Timestamp,
-    id::{PartitionId, TenantId},
-    store::{Cas, CheckpointDelta, Fence, Lease, Leases, Result, usage_row},
+    id::{OwnerId, PartitionId, TenantId},
+    limits,
+    store::{Cas, CheckpointDelta, Fence, Lease, Leases, Member, Result, usage_row},
 };
 
 #[async_trait]
@@ -145,6 +146,69 @@ impl Leases for SqliteStore {
             })
             .await
     }
+
+    async fn put_member(&self, member: &Member) -> Result<()> {
+        let (member, now) = (member.clone(), self.clock.now());
+        self.main_writer
+            .submit(Atomicity::Savepoint, move |connection| {
+                put_member(connection, &member, now)
+            })
+            .await
+    }
+
+    async fn remove_member(&self, owner: OwnerId) -> Result<()> {
+        self.main_writer
+            .submit(Atomicity::OneStatement, move |connection| {
+                connection
+                    .prepare_cached("DELETE FROM member WHERE owner = ?1")?
+                    .execute([owner.to_string()])?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn members(&self) -> Result<Vec<Member>> {
+        self.main_reads.read(members).await
+    }
+}
+
+/// Writes a row, and takes away those of members that died long ago.
+fn put_member(connection: &Connection, member: &Member, now: Timestamp) -> Result<(), Fault> {
+    connection
+        .prepare_cached("DELETE FROM member WHERE at < ?1")?
+        .execute([now.before(limits::MEMBER_KEPT).as_millis()])?;
+    let wants: Vec<u16> = member.wants.iter().map(|partition| partition.as_u16()).collect();
+    connection
+        .prepare_cached(
+            "INSERT INTO member (owner, addr, beat, wants, at) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (owner) DO UPDATE SET addr = excluded.addr, beat = excluded.beat,
+                 wants = excluded.wants, at = excluded.at",
+        )?
+        .execute(params![
+            member.owner.to_string(),
+            member.addr,
+            int(member.beat),
+            serde_json::to_string(&wants).expect("invariant: numbers make JSON"),
+            now.as_millis(),
+        ])?;
+    Ok(())
+}
+
+fn members(connection: &Connection) -> Result<Vec<Member>, Fault> {
+    let mut statement = connection.prepare_cached("SELECT owner, addr, beat, wants FROM member")?;
+    let mut rows = statement.query([])?;
+    let mut members = Vec::new();
+    while let Some(row) = rows.next()? {
+        let wants: Vec<u16> = parse(&row.get::<_, String>(3)?)?;
+        members.push(Member {
+            owner: parse_id(&row.get::<_, String>(0)?)?,
+            addr: row.get(1)?,
+            beat: number(row, 2)?,
+            wants: wants.into_iter().map(PartitionId::new).collect(),
+        });
+    }
+    members.sort_by_key(|member| member.owner);
+    Ok(members)
 }
 
 fn lease(connection: &Connection, partition: PartitionId) -> Result<Option<Lease>, Fault> {
