@@ -32,7 +32,7 @@ masked!(ApiKey, key => |key: &Option<String>| key.as_ref().map(|_| Masked),
     id tenant_id role name expires_at last_used_at created_at);
 masked!(Endpoint, secret => |secret: &Option<String>| secret.as_ref().map(|_| Masked),
     id url description events status consecutive_failures retry_schedule max_concurrency backlog etag created_at
-    updated_at tenant_id rate_limit failure signature public_key filter payload preset ordering tls_client);
+    updated_at tenant_id rate_limit failure signature public_key filter payload preset ordering tls_client resume);
 masked!(PreviewEndpointResponse, secret => |secret: &Option<String>| secret.as_ref().map(|_| Masked),
     event_type headers body public_key);
 masked!(RotateSecretRequest, secret => |secret: &String| (!secret.is_empty()).then_some(Masked),

@@ -31,6 +31,7 @@ mod presets;
 mod process;
 mod readme;
 mod replays;
+mod resume;
 mod signatures;
 mod spine;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use qrelay_proto::v1;
 use qrelay_store::{
-    checkpoint::{Backlog, EndpointHealth, HealthState},
+    checkpoint::{BacklogReason, EndpointHealth, HealthState},
     clock::Timestamp,
     limits,
     model::{Endpoint, EndpointIntent, EventPattern, Ordering},
@@ -42,7 +42,7 @@ pub(crate) const SETTABLE: Settable = Settable {
 };
 
 /// What may stand in an update mask without effect.
-pub(crate) const IGNORED: [&str; 12] = [
+pub(crate) const IGNORED: [&str; 13] = [
     "id",
     "consecutive_failures",
     "backlog",
@@ -55,6 +55,8 @@ pub(crate) const IGNORED: [&str; 12] = [
     "tls_client.expires_at",
     // Judged by itself: it comes with a change of the scheme only.
     "secret",
+    // So is this: it says how a status is set.
+    "resume",
     // It stays what it was at creation.
     "preset",
 ];
@@ -251,7 +253,6 @@ pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth, now: Timestamp)
     } else {
         health
     };
-    let next = |at| next_send(endpoint, health, at, now);
     v1::Endpoint {
         id: endpoint.id.to_string(),
         url: endpoint.url.clone(),
@@ -265,7 +266,7 @@ pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth, now: Timestamp)
             .map(|ms| wire::duration(*ms))
             .collect(),
         max_concurrency: wire::small_count(endpoint.max_concurrency),
-        backlog: health.backlog.as_ref().map(|backlog| show_backlog(backlog, next)),
+        backlog: show_backlog(endpoint, health, now),
         etag: field::etag(endpoint.version),
         created_at: Some(wire::time(endpoint.created_at)),
         updated_at: Some(wire::time(endpoint.updated_at)),
@@ -284,6 +285,7 @@ pub(crate) fn show(endpoint: &Endpoint, health: &EndpointHealth, now: Timestamp)
         payload: Some(payload_fields::show(&endpoint.payload)),
         tls_client: endpoint.tls_client.as_ref().map(tls_client::show),
         preset: Some(endpoint.preset.clone()).filter(|preset| !preset.is_empty()),
+        resume: None,
     }
 }
 
@@ -317,13 +319,28 @@ pub(crate) fn next_send(
     (!waits && !endpoint.deleted).then(|| at.max(now))
 }
 
-fn show_backlog(backlog: &Backlog, next: impl Fn(Timestamp) -> Option<Timestamp>) -> v1::Backlog {
-    v1::Backlog {
+/// What waits, as its owner last told, and why as the row says, of which its owner may not yet have heard: nothing once its
+/// tenant skips it, and no pause but the present one.
+fn show_backlog(endpoint: &Endpoint, health: &EndpointHealth, now: Timestamp) -> Option<v1::Backlog> {
+    let backlog = health.backlog.as_ref()?;
+    if backlog
+        .oldest_at
+        .is_some_and(|oldest| endpoint.skips(oldest, now))
+    {
+        return None;
+    }
+    let (reason, next) = match (endpoint.intent, backlog.reason) {
+        (EndpointIntent::Paused, _) => (BacklogReason::Paused, None),
+        (EndpointIntent::Active, BacklogReason::Paused) => (BacklogReason::CatchingUp, Some(now)),
+        (EndpointIntent::Active, reason) => (reason, backlog.next_send_at),
+    };
+    let next = next.and_then(|at| next_send(endpoint, health, at, now));
+    Some(v1::Backlog {
         events: wire::count(backlog.events),
         oldest_at: backlog.oldest_at.map(wire::time),
-        reason: backlog.reason.as_str().to_owned(),
-        next_send_at: backlog.next_send_at.and_then(next).map(wire::time),
-    }
+        reason: reason.as_str().to_owned(),
+        next_send_at: next.map(wire::time),
+    })
 }
 
 #[cfg(test)]

@@ -106,6 +106,9 @@ pub(crate) async fn described(
         set(&mut endpoint, path, given, violations);
     }
     endpoint.url.clone_from(&given.url);
+    if given.resume.is_some() {
+        violations.add("resume", "must be unset: for a new endpoint nothing waits");
+    }
     endpoint_signature::check(&endpoint.signature, violations);
     let secret = take_secret(endpoint.signature.scheme, given.secret.as_deref(), violations);
     endpoint.public_key = secret.as_ref().and_then(SigningSecret::public_key);
@@ -209,11 +212,8 @@ pub(crate) async fn update(
         .iter()
         .for_each(|path| set(&mut scratch, path, &given, &mut violations));
     payload_fields::judge(api, &mut scratch, &paths, &given, &mut violations).await?;
-    if given
-        .preset
-        .as_ref()
-        .is_some_and(|preset| *preset != current.preset)
-    {
+    let preset = given.preset.as_ref();
+    if preset.is_some_and(|preset| *preset != current.preset) {
         violations.add("preset", "cannot be changed: make another endpoint");
     }
     endpoint_signature::check(&scratch.signature, &mut violations);
@@ -229,6 +229,8 @@ pub(crate) async fn update(
         None
     };
     tls_client::change(api, &mut scratch, &paths, &given, &mut violations);
+    let wants_active = paths.contains(&"status") && given.status() == v1::EndpointStatus::Active;
+    let skips = skips_what_waits(&given, wants_active, &mut violations);
     let mut replaced = false;
     if scratch.filter.expression != current.filter.expression {
         endpoint_filter::check_expression(&scratch.filter, &mut violations).await?;
@@ -238,7 +240,6 @@ pub(crate) async fn update(
     }
     violations.finish()?;
     // A healthy endpoint that is active already has nothing to be enabled from: an unchanged row keeps its etag.
-    let wants_active = paths.contains(&"status") && given.status() == v1::EndpointStatus::Active;
     let enabling = wants_active && health(api, &current).await?.consecutive_failures > 0;
     let row = rewrite(api, caller, (&tenant, current.id), &given.etag, |endpoint| {
         let scheme = endpoint.signature.scheme;
@@ -251,6 +252,9 @@ pub(crate) async fn update(
         if enabling {
             endpoint.enabled_epoch += 1;
         }
+        if skips {
+            endpoint.skip_before = Some(api.now());
+        }
         replaced = endpoint.signature.scheme != scheme;
         if !replaced {
             return Ok(SecretChange::Keep);
@@ -261,6 +265,23 @@ pub(crate) async fn update(
     .await?;
     let shown = show(&row, &health(api, &row).await?, api.now());
     Ok(with_secret(shown, secret.as_ref().filter(|_| replaced)))
+}
+
+/// Whether an update wants that what waits is not sent.
+fn skips_what_waits(given: &v1::Endpoint, wants_active: bool, violations: &mut Violations) -> bool {
+    if given.resume.is_some() && !wants_active {
+        violations.add("resume", "can only be given when the status is set to active");
+    }
+    match given.resume() {
+        v1::Resume::Now => true,
+        v1::Resume::WhereStopped => false,
+        v1::Resume::Unspecified => {
+            if given.resume.is_some() {
+                violations.add("resume", "must be where_stopped or now");
+            }
+            false
+        }
+    }
 }
 
 /// DeleteEndpoint. Deleting a deleted endpoint changes nothing.
@@ -461,6 +482,7 @@ fn blank(api: &Api, tenant: &Tenant) -> Endpoint {
         payload: qrelay_store::model::Payload::default(),
         tls_client: None,
         preset: String::new(),
+        skip_before: None,
     }
 }
 

@@ -240,6 +240,14 @@ impl RowOf<'_> {
         }
     }
 
+    /// The row of a delivery that was given up because its endpoint's tenant wants it so.
+    pub fn skipped(&self, reason: &str) -> AttemptRow {
+        AttemptRow {
+            error: reason.to_owned(),
+            ..self.bare()
+        }
+    }
+
     fn bare(&self) -> AttemptRow {
         AttemptRow {
             endpoint: self.endpoint.id,

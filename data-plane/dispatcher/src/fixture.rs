@@ -58,6 +58,7 @@ pub(crate) fn endpoint(number: u8) -> Endpoint {
         payload: qrelay_store::model::Payload::default(),
         tls_client: None,
         preset: String::new(),
+        skip_before: None,
     }
 }
 

@@ -16,6 +16,7 @@ const CHECKPOINTS: &str = "qrelay_checkpoints_total";
 const LEASES: &str = "qrelay_leases_held";
 const DAMAGED: &str = "qrelay_checkpoint_damaged_total";
 const GONE: &str = "qrelay_deliveries_expired_ranges_total";
+const SKIPPED: &str = "qrelay_deliveries_skipped_total";
 const OVERSIZED: &str = "qrelay_checkpoint_oversized_total";
 const NOT_MADE: &str = "qrelay_delivery_attempts_not_made_total";
 const FILTER_FAILED: &str = "qrelay_filter_failures_total";
@@ -64,6 +65,10 @@ pub fn describe() {
         "Ranges of batches that retention took before a lagging endpoint was sent their events. Alert above 0."
     );
     describe_counter!(
+        SKIPPED,
+        "Events that were not sent because their endpoint was set active with resume: now."
+    );
+    describe_counter!(
         OVERSIZED,
         "Saves beyond their size, because thousands of writers wrote to one partition. Alert above 0."
     );
@@ -104,6 +109,10 @@ pub(crate) fn filters_undecided(count: usize) {
 
 pub(crate) fn gone() {
     counter!(GONE).increment(1);
+}
+
+pub(crate) fn skipped(events: usize) {
+    counter!(SKIPPED).increment(u64::try_from(events).unwrap_or(u64::MAX));
 }
 
 pub(crate) fn oversized_cursor() {

@@ -53,6 +53,13 @@ impl Queue {
         }
     }
 
+    /// Takes deliveries out of whatever line they stand in.
+    pub fn remove(&mut self, out: &BTreeSet<EventAddress>) {
+        self.fresh.retain(|(event, _)| !out.contains(event));
+        self.due.retain(|event| !out.contains(event));
+        self.waiting.retain(|(_, event)| !out.contains(event));
+    }
+
     /// Moves what has waited long enough to the due ones.
     pub fn ripen(&mut self, now: Instant) {
         while let Some(&(at, event)) = self.waiting.first() {

@@ -176,6 +176,11 @@ pub const UNSAVED_BATCHES_MAX: usize = 8192;
 pub const ENTRIES_PER_SAVE_MAX: usize = 16 * CHUNK_DELIVERIES_MAX;
 /// Rows of the attempt log that wait to be written: with more, no attempt is started.
 pub const ATTEMPT_ROWS_WAITING_MAX: usize = 4096;
+/// Rows for what an endpoint that resumes with `now` is not sent, of those: the rest is for attempts.
+pub const SKIP_ROWS_WAITING_MAX: usize = ATTEMPT_ROWS_WAITING_MAX / 4;
+/// How far an endpoint's wish to skip what was recorded before may be ahead of the sender's clock, which is at most some
+/// seconds behind another machine's. Further ahead, the clock was set back, and the wish counts no more.
+pub const SKIP_AHEAD_MAX: Duration = Duration::from_secs(60);
 /// Rows of the attempt log in one block.
 pub const ATTEMPT_ROWS_PER_BLOCK: usize = 512;
 /// Batches kept for rendering bodies: those just read, and those of due retries.

@@ -112,6 +112,9 @@ struct Update {
     events: Vec<String>,
     #[command(flatten)]
     fields: Fields,
+    /// With --status active: where it goes on
+    #[arg(long, requires = "status", value_name = "WHERE")]
+    resume: Option<Resume>,
     #[command(flatten)]
     etag: EtagArgs,
 }
@@ -159,8 +162,13 @@ impl Create {
 impl Update {
     fn into_request(self, tenant_id: String) -> Result<v1::UpdateEndpointRequest, Failure> {
         let (endpoint, mask) = self.fields.into_endpoint(self.url, self.events);
+        let resume = self.resume.map(|resume| match resume {
+            Resume::WhereStopped => v1::Resume::WhereStopped,
+            Resume::Now => v1::Resume::Now,
+        });
         let endpoint = Some(v1::Endpoint {
             etag: self.etag.etag,
+            resume: resume.map(Into::into),
             ..endpoint
         });
         Ok(v1::UpdateEndpointRequest {
@@ -212,6 +220,13 @@ enum Status {
     Active,
     /// Events wait in the log
     Paused,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Resume {
+    WhereStopped,
+    /// What was recorded before is given up, each retry and each event that waits
+    Now,
 }
 
 impl Fields {
@@ -394,6 +409,22 @@ mod tests {
         let (endpoint, mask) = fields.into_endpoint(None, vec!["scan.*".to_owned()]);
         assert_eq!(mask.finish().unwrap().paths, ["events", "status"]);
         assert_eq!(endpoint.status(), v1::EndpointStatus::Paused);
+    }
+
+    #[test]
+    fn where_it_goes_on_goes_with_the_status() {
+        use clap::Parser;
+        #[derive(Parser, Debug)]
+        struct Line {
+            #[command(flatten)]
+            update: Update,
+        }
+        let line = |words: &[&str]| Line::try_parse_from([&["x", "ep_1"], words].concat());
+        let update = line(&["--status", "active", "--resume", "now"]).unwrap().update;
+        let request = update.into_request(String::new()).unwrap();
+        assert_eq!(request.endpoint.unwrap().resume(), v1::Resume::Now);
+        assert_eq!(request.update_mask.unwrap().paths, ["status"]);
+        assert!(line(&["--resume", "now"]).is_err());
     }
 
     #[test]

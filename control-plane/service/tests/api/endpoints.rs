@@ -654,6 +654,98 @@ async fn what_the_owner_found_is_shown_until_the_endpoint_is_set_active() {
     );
 }
 
+#[tokio::test]
+async fn what_waits_is_never_said_to_wait_for_a_pause_that_is_over_or_for_anything_else_in_one() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let id = api.post(&key, "/v1/endpoints", endpoint()).await.ok().text("id");
+    let path = format!("/v1/endpoints/{id}");
+    let row = api.store.endpoint(id.parse().unwrap()).await.unwrap().unwrap();
+    let mut health = EndpointHealth {
+        state: HealthState::Healthy,
+        consecutive_failures: 0,
+        ..degraded()
+    };
+    found(&api, &row, &health).await;
+    let paused = api
+        .patch(&key, &path, json!({"status": "paused"}))
+        .await
+        .ok()
+        .body;
+    assert_eq!(paused["backlog"]["reason"], "paused");
+    assert!(paused["backlog"].get("next_send_at").is_none(), "{paused}");
+    health.backlog = health.backlog.map(|backlog| Backlog {
+        reason: BacklogReason::Paused,
+        next_send_at: None,
+        ..backlog
+    });
+    found(&api, &row, &health).await;
+    let active = api
+        .patch(&key, &path, json!({"status": "active"}))
+        .await
+        .ok()
+        .body;
+    assert_eq!(active["backlog"]["reason"], "catching_up");
+    assert!(active["backlog"].get("next_send_at").is_some(), "{active}");
+}
+
+#[tokio::test]
+async fn what_waits_is_skipped_only_when_the_status_is_set_active_with_resume_now() {
+    let api = Api::start().await;
+    let (_, key) = api.tenant_and_key().await;
+    let mut given = endpoint();
+    given["resume"] = json!("now");
+    let refused = api.post(&key, "/v1/endpoints", given).await;
+    assert_eq!(refused.fields(), ["resume"], "nothing waits for a new one");
+    let id = api.post(&key, "/v1/endpoints", endpoint()).await.ok().text("id");
+    let path = format!("/v1/endpoints/{id}");
+    for alone in [
+        json!({"resume": "now"}),
+        json!({"resume": "where_stopped", "description": "x"}),
+        json!({"resume": "now", "status": "paused"}),
+        json!({"resume": "later", "status": "active"}),
+    ] {
+        assert_eq!(api.patch(&key, &path, alone).await.fields(), ["resume"]);
+    }
+    let masked = format!("{path}?update_mask=description");
+    let masked = api.patch(&key, &masked, json!({"status": "active", "resume": "now"}));
+    assert_eq!(masked.await.fields(), ["resume"]);
+    let stored = async || api.store.endpoint(id.parse().unwrap()).await.unwrap().unwrap();
+    for keeps in [
+        json!({"status": "active"}),
+        json!({"status": "active", "resume": "where_stopped"}),
+    ] {
+        let etag = api.get(&key, &path).await.ok().text("etag");
+        let shown = api.patch(&key, &path, keeps).await.ok();
+        assert_eq!(shown.text("etag"), etag, "nothing changed");
+        assert_eq!(stored().await.skip_before, None);
+    }
+    let health = EndpointHealth {
+        state: HealthState::Healthy,
+        consecutive_failures: 0,
+        backlog: degraded().backlog.map(|backlog| Backlog {
+            oldest_at: Some(Timestamp::from_millis(1_700_000_000_000)),
+            ..backlog
+        }),
+        ..EndpointHealth::default()
+    };
+    found(&api, &*stored().await, &health).await;
+    assert_eq!(api.get(&key, &path).await.ok().body["backlog"]["events"], 7);
+    let shown = api
+        .patch(&key, &path, json!({"status": "active", "resume": "now"}))
+        .await
+        .ok();
+    let first = stored().await.skip_before.unwrap();
+    assert!(first >= stored().await.created_at);
+    assert!(shown.body.get("resume").is_none(), "{shown:?}");
+    assert!(
+        shown.body.get("backlog").is_none(),
+        "what is skipped does not wait: {shown:?}"
+    );
+    api.patch(&key, &path, json!({"status": "active"})).await.ok();
+    assert_eq!(stored().await.skip_before, Some(first), "another one leaves it");
+}
+
 fn attempt(endpoint: &Endpoint, first_ms: i64, number: u32, status: DeliveryStatus) -> AttemptRow {
     let first_at = Timestamp::from_millis(first_ms);
     let failed = status != DeliveryStatus::Succeeded;

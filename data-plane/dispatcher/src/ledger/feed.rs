@@ -1,7 +1,10 @@
 //! Events become deliveries: the shared run matches each one against all of the tenant's endpoints; a run of an
 //! endpoint's own matches it against that endpoint alone.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use qrelay_store::{
     Timestamp,
@@ -86,7 +89,7 @@ pub struct Moment {
 
 impl Ledger {
     /// Takes in the shared run's next batch of a stream. Returns how many deliveries were matched (those of lagging
-    /// endpoints included).
+    /// endpoints included, those that are skipped not).
     pub fn feed_shared(&mut self, batch: SeenBatch, at: Moment) -> usize {
         let SeenBatch {
             stream,
@@ -114,17 +117,16 @@ impl Ledger {
                 continue;
             };
             for endpoint in endpoints {
-                let wanted = self
-                    .subscriber(endpoint)
-                    .is_some_and(|subscriber| verdicts.is_for(&event, &subscriber.config));
-                if !wanted {
+                let wanted = self.subscriber(endpoint).map(|subscriber| &subscriber.config);
+                let Some(config) = wanted.filter(|config| verdicts.is_for(&event, config)) else {
                     continue;
-                }
-                matched += 1;
-                if self.own.contains(&endpoint) && !in_step.contains(&endpoint) {
-                    self.count_behind(endpoint, event.recorded_at);
-                } else {
+                };
+                let skipped = config.skips(event.recorded_at, at.wall);
+                matched += usize::from(!skipped);
+                if !self.own.contains(&endpoint) || in_step.contains(&endpoint) {
                     self.admit(endpoint, stream.address(seq, event.index), &event, at);
+                } else if !skipped {
+                    self.count_behind(endpoint, event.recorded_at);
                 }
             }
         }
@@ -167,10 +169,15 @@ impl Ledger {
             return;
         }
         own.run.read.advance(batch.stream, batch.seq);
-        let for_it = |event: &&Seen| event.tenant == config.tenant && batch.verdicts.is_for(event, config);
+        own.passes_over = false;
+        let config = Arc::clone(config);
+        let for_it = |event: &&Seen| event.tenant == config.tenant && batch.verdicts.is_for(event, &config);
         let wanted: Vec<Seen> = batch.events.iter().filter(for_it).copied().collect();
         for event in wanted {
             self.admit(endpoint, batch.stream.address(batch.seq, event.index), &event, at);
+            if config.skips(event.recorded_at, at.wall) {
+                continue;
+            }
             let own = self
                 .subscribers
                 .get_mut(&endpoint)
@@ -255,7 +262,11 @@ impl Ledger {
             return;
         }
         let pause = schedule::first_pause(&subscriber.config);
-        let (phase, queued) = if subscriber.lanes.join(&subscriber.config, seen.code, event) {
+        let skipped = subscriber.config.skips(seen.recorded_at, at.wall);
+        let (phase, queued) = if skipped {
+            subscriber.skip.insert(event);
+            (Phase::Skipped, Queued::No)
+        } else if subscriber.lanes.join(&subscriber.config, seen.code, event) {
             (Phase::Behind, Queued::No)
         } else if pause.is_zero() {
             subscriber.queue.push_fresh(event, at.now);
@@ -281,6 +292,9 @@ impl Ledger {
         self.undone += 1;
         self.count_unsaved(endpoint);
         self.woken.insert(endpoint);
+        if skipped {
+            self.skipping.insert(endpoint);
+        }
         let stream = Stream::of(event);
         self.run_of(endpoint)
             .pending_or_new(stream, event.seq, at.now)

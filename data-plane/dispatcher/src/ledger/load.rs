@@ -157,6 +157,7 @@ impl Ledger {
                     run: Run::resume(row.cursor),
                     behind: row.behind,
                     behind_since: row.behind_since,
+                    passes_over: false,
                 });
                 self.own.insert(endpoint);
             }

@@ -10,6 +10,7 @@
 //! - [`plan`]: what to save next, and what follows once it is saved; `draft`: within its budget.
 //! - [`recall`]: a delivery is sent again because its tenant asks.
 //! - [`replay`]: the events of a range are sent again, beside the live ones.
+//! - [`skip`]: what an endpoint that resumes with `now` is not sent.
 //! - [`settle`]: endpoints leave the shared run, rejoin it, and are removed.
 //! - `order`: one code's events one after the other.
 //! - [`load`]: from a saved checkpoint.
@@ -29,6 +30,7 @@ pub mod recall;
 pub mod replay;
 pub mod sending;
 pub mod settle;
+pub mod skip;
 
 #[cfg(test)]
 mod announce_tests;
@@ -81,6 +83,8 @@ pub enum Phase {
     Recording(Succeeded),
     /// Waiting for the one before it ([`order`]).
     Behind,
+    /// To be given up, because its endpoint skips it ([`skip`]).
+    Skipped,
 }
 
 /// In which chunk, and as of which revision, a delivery is saved.
@@ -142,6 +146,8 @@ pub struct Own {
     pub behind: u64,
     /// When the oldest of them was recorded.
     pub behind_since: Option<Timestamp>,
+    /// What comes next was most likely recorded before what its endpoint wants.
+    passes_over: bool,
 }
 
 /// An endpoint homed in the partition.
@@ -155,6 +161,8 @@ pub struct Subscriber {
     deliveries: HashMap<EventAddress, Delivery>,
     queue: Queue,
     lanes: Lanes,
+    /// To be given up: those in [`Phase::Skipped`].
+    skip: BTreeSet<EventAddress>,
     in_flight: u32,
     /// The receiver asked not to be asked before.
     hold: Option<(Instant, Timestamp)>,
@@ -178,6 +186,7 @@ impl Subscriber {
             deliveries: HashMap::new(),
             queue: Queue::default(),
             lanes: Lanes::default(),
+            skip: BTreeSet::new(),
             in_flight: 0,
             hold: None,
             paced: None,
@@ -267,6 +276,9 @@ pub struct Ledger {
     under_way: Option<UnderWay>,
     /// Endpoints for which something changed that may let them send.
     woken: BTreeSet<EndpointId>,
+    /// Endpoints that skip what nobody has looked for yet, and those that have found some.
+    unswept: BTreeSet<EndpointId>,
+    skipping: BTreeSet<EndpointId>,
     /// Deliveries that are not done, and those among them that are in no saved chunk.
     undone: usize,
     unsaved: usize,
@@ -303,6 +315,8 @@ impl Ledger {
             replays_running: BTreeSet::new(),
             under_way: None,
             woken: BTreeSet::new(),
+            unswept: BTreeSet::new(),
+            skipping: BTreeSet::new(),
             undone: 0,
             unsaved: 0,
             unsaved_own: 0,
@@ -378,6 +392,11 @@ impl Ledger {
             return;
         }
         let tenant = config.tenant;
+        let known = self.subscribers.get(&id);
+        let skipped_before = known.and_then(|known| known.config.skip_before);
+        if config.skip_before.is_some() && config.skip_before != skipped_before {
+            self.unswept.insert(id);
+        }
         match self.subscribers.get_mut(&id) {
             Some(known) if known.config.version >= config.version => return,
             Some(known) => known.config = config,
@@ -523,7 +542,7 @@ impl Ledger {
         };
         let succeeded = match delivery.phase {
             Phase::Recording(succeeded) => succeeded,
-            Phase::Fresh | Phase::Waiting | Phase::InFlight | Phase::Behind => Succeeded::No,
+            Phase::Fresh | Phase::Waiting | Phase::InFlight | Phase::Behind | Phase::Skipped => Succeeded::No,
         };
         let usage = UsageDelta::delivery(subscriber.config.tenant, delivery.recorded_at, succeeded);
         if let Some(part) = delivery.replay {

@@ -10,7 +10,7 @@
 //!
 //! What was asked for again after it was over stands in no lane: it waits for nobody, and nobody for it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use qrelay_store::{
     Timestamp,
@@ -55,6 +55,19 @@ impl Lanes {
         };
         self.behind -= 1;
         Some(next)
+    }
+
+    /// Takes out what will not be sent. Those that are the first of their lane for it.
+    pub(super) fn leave(&mut self, out: &BTreeSet<EventAddress>) -> Vec<EventAddress> {
+        let mut first = Vec::new();
+        self.lanes.retain(|_, lane| {
+            let (before, head) = (lane.len(), lane.front().copied());
+            lane.retain(|event| !out.contains(event));
+            self.behind -= before.saturating_sub(1) - lane.len().saturating_sub(1);
+            first.extend(lane.front().copied().filter(|now| Some(*now) != head));
+            !lane.is_empty()
+        });
+        first
     }
 
     /// Deliveries that wait for the one before them.
@@ -108,7 +121,7 @@ impl Ledger {
 
 impl Subscriber {
     /// Puts a delivery that waited behind another one into line. Says whether its batch must count it as queued.
-    fn go(&mut self, event: EventAddress, at: Moment) -> bool {
+    pub(super) fn go(&mut self, event: EventAddress, at: Moment) -> bool {
         let Some(delivery) = self.deliveries.get_mut(&event) else {
             debug_assert!(false, "what stands in a lane is not over");
             return false;

@@ -8,6 +8,7 @@ use qrelay_store::{
     Timestamp,
     event::EventType,
     id::{EndpointId, EventAddress},
+    model::Endpoint,
 };
 
 use super::{Delivery, Ledger, Phase, feed::Moment};
@@ -25,6 +26,26 @@ pub struct Recalled {
     pub first_at: Timestamp,
 }
 
+impl Recalled {
+    /// It as it comes back.
+    fn delivery(&self, endpoint: &Endpoint, at: Moment) -> Delivery {
+        Delivery {
+            event_type: self.event_type,
+            // When it was recorded says nothing any more of how long it waits, nor whether its endpoint skips it.
+            recorded_at: endpoint.skip_before.map_or(at.wall, |before| before.max(at.wall)),
+            code: None,
+            attempts: self.attempts,
+            first_at: Some(self.first_at),
+            due: at.wall,
+            phase: Phase::Waiting,
+            revision: 0,
+            saved: None,
+            recalled: true,
+            replay: None,
+        }
+    }
+}
+
 /// What became of the wish.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Recall {
@@ -35,7 +56,7 @@ pub enum Recall {
         /// The attempt that the log knows as the last one is followed by another one, under the same id.
         follows: bool,
     },
-    /// Its last attempt is just being recorded: ask again.
+    /// Its end is just being recorded: ask again.
     Busy,
     /// The endpoint has as many deliveries waiting as it may, or is gone.
     NoRoom,
@@ -61,7 +82,7 @@ impl Ledger {
         }
         if let Some(delivery) = subscriber.deliveries.get_mut(&event) {
             return match delivery.phase {
-                Phase::Recording(_) => Recall::Busy,
+                Phase::Recording(_) | Phase::Skipped => Recall::Busy,
                 Phase::Fresh | Phase::InFlight => Recall::Taken {
                     revision: delivery.revision,
                     follows: false,
@@ -94,20 +115,7 @@ impl Ledger {
         if subscriber.removed || subscriber.deliveries.len() >= undone_max {
             return Recall::NoRoom;
         }
-        let delivery = Delivery {
-            event_type: recalled.event_type,
-            // When it was recorded says nothing any more of how long it waits.
-            recorded_at: at.wall,
-            code: None,
-            attempts: recalled.attempts,
-            first_at: Some(recalled.first_at),
-            due: at.wall,
-            phase: Phase::Waiting,
-            revision: 0,
-            saved: None,
-            recalled: true,
-            replay: None,
-        };
+        let delivery = recalled.delivery(&subscriber.config, at);
         subscriber.deliveries.insert(event, delivery);
         self.undone += 1;
         self.recalled.insert((endpoint, event));

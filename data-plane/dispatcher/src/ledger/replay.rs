@@ -27,6 +27,7 @@ use super::{
     Delivery, Ledger, Phase, Subscriber,
     feed::{Moment, Seen, SeenBatch},
     sending::Job,
+    skip::may_skip,
 };
 use crate::{outstanding::Part, queue::Class, usage::Succeeded};
 
@@ -416,12 +417,24 @@ impl Ledger {
         };
         let (mut found, mut skipped) = (0, 0);
         if let Some(batch) = &step.seen {
+            let skipper = self
+                .subscribers
+                .get(&endpoint)
+                .map(|it| std::sync::Arc::clone(&it.config));
             let run = self.run_of(endpoint);
             let (saved, read) = (run.saved.at(batch.stream), run.read.at(batch.stream));
-            if batch.seq > read {
+            let skips = |event: &Seen| {
+                skipper
+                    .as_ref()
+                    .is_some_and(|it| it.skips(event.recorded_at, at.wall))
+            };
+            if batch.seq > read && batch.events.iter().any(skips) {
+                // The live run passes over them.
+                return false;
+            } else if batch.seq > read {
                 // The live run comes to them.
                 skipped = if range.only_failed { 0 } else { batch.events.len() };
-            } else if batch.seq > saved || self.replay_must_wait(id, batch) {
+            } else if batch.seq > saved || self.replay_must_wait(id, batch, at.wall) {
                 return false;
             } else {
                 for event in &batch.events {
@@ -450,9 +463,9 @@ impl Ledger {
         true
     }
 
-    /// Whether nobody can say yet what is to be done with one of a batch's events: its last attempt is just being
-    /// recorded; or another replay has it before it, which drops it if it is cancelled.
-    fn replay_must_wait(&self, id: ReplayId, batch: &SeenBatch) -> bool {
+    /// Whether nobody can say yet what is to be done with one of a batch's events: its end is just being recorded, or will be
+    /// because its endpoint skips it; or another replay has it before it, which drops it if it is cancelled.
+    fn replay_must_wait(&self, id: ReplayId, batch: &SeenBatch, wall: Timestamp) -> bool {
         let Some(subscriber) = self.subscribers.get(&id.endpoint()) else {
             return false;
         };
@@ -460,6 +473,7 @@ impl Ledger {
             let address = batch.stream.address(batch.seq, event.index);
             subscriber.deliveries.get(&address).is_some_and(|delivery| {
                 matches!(delivery.phase, Phase::Recording(_))
+                    || may_skip(delivery, &subscriber.config, wall)
                     || delivery.replay.is_some_and(|part| part.of != id && !part.sent)
             })
         })

@@ -11,7 +11,7 @@ use qrelay_store::{
 };
 use tokio::time::Instant;
 
-use super::{Ledger, Phase, feed::Moment};
+use super::{Ledger, Phase, feed::Moment, skip::may_skip};
 use crate::{
     health::{self, Sign},
     queue::Class,
@@ -146,6 +146,7 @@ impl Ledger {
             return;
         };
         let part = delivery.replay;
+        let skipped = may_skip(delivery, &subscriber.config, at.wall);
         self.replays_changed.extend(part.map(|part| part.of));
         match finish {
             Finish::Delivered => delivery.phase = Phase::Recording(Succeeded::Yes),
@@ -159,14 +160,22 @@ impl Ledger {
                 if delivery.saved.is_some() {
                     self.dirty.insert((endpoint, event));
                 }
-                subscriber.wait(part, event, at.now + pause);
+                if !skipped {
+                    subscriber.wait(part, event, at.now + pause);
+                }
             }
             Finish::Unused(pause) => {
                 delivery.phase = Phase::Waiting;
-                subscriber.wait(part, event, at.now + pause);
+                if !skipped {
+                    subscriber.wait(part, event, at.now + pause);
+                }
             }
         }
-        if matches!(finish, Finish::Delivered | Finish::GivenUp) {
+        let over = matches!(finish, Finish::Delivered | Finish::GivenUp);
+        if skipped && !over {
+            self.skip_returned(endpoint, event);
+        }
+        if skipped || over {
             self.let_next_go(endpoint, event, at);
         }
     }

@@ -124,6 +124,7 @@ impl Ledger {
             run,
             behind: 0,
             behind_since: None,
+            passes_over: false,
         });
         self.own.insert(endpoint);
         self.health_changed.insert(endpoint);

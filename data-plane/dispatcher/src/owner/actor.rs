@@ -28,6 +28,7 @@ use super::{
     commands::Asked,
     reader::{LogReader, NEWS_MAX, News, see},
     saving::Answer,
+    skips::{PassedOver, Told, passed_over},
 };
 use crate::{
     attempt::Over,
@@ -94,6 +95,8 @@ pub(super) enum OwnRead {
     Batches(u64, Vec<SeenBatch>),
     /// What stood from the first of these to the second is gone.
     Gone(Seq, Seq),
+    /// Nothing but what this version of the endpoint skips.
+    Skipped(u64, PassedOver),
 }
 
 /// Whether the owner is being stopped.
@@ -127,6 +130,9 @@ pub(super) struct Actor {
     own_turns: VecDeque<EndpointId>,
     in_own_turns: HashSet<EndpointId>,
     own_reading: HashSet<EndpointId>,
+    /// What the delivery log says of what they pass over, and how far they go once it says so.
+    pub(super) told: HashMap<(EndpointId, Stream), Told>,
+    pub(super) passing: HashMap<(EndpointId, EventAddress), (Stream, Seq)>,
     // Replays: when they are looked at, their reads under way, and whose was the last.
     pub(super) replays_due: Instant,
     pub(super) replay_reads: HashSet<ReplayId>,
@@ -203,6 +209,8 @@ impl Actor {
             own_turns: VecDeque::new(),
             in_own_turns: HashSet::new(),
             own_reading: HashSet::new(),
+            told: HashMap::new(),
+            passing: HashMap::new(),
             replays_due: now,
             replay_reads: HashSet::new(),
             replay_pauses: HashMap::new(),
@@ -305,6 +313,7 @@ impl Actor {
             );
         }
         if self.mode == Mode::Running {
+            self.give_up_skipped();
             self.read_own_runs(now);
             self.read_replays(now);
             self.poll_commands(now);
@@ -471,7 +480,13 @@ impl Actor {
             self.own_reading.insert(endpoint);
             let shard = Arc::clone(&self.shard);
             let bytes_max = self.ledger.own_window().saturating_mul(OWN_READ_EVENT_BYTES);
-            let bytes_max = bytes_max.min(limits::READ_BYTES_MAX / 4);
+            let read_max = limits::READ_BYTES_MAX / 4;
+            let passes_over = self.ledger.passes_over(endpoint);
+            let bytes_max = if passes_over {
+                read_max
+            } else {
+                bytes_max.min(read_max)
+            };
             self.work.spawn(async move {
                 let read = read_own(&shard, &config, stream, (after, through), bytes_max).await;
                 Done::OwnRead(endpoint, stream, read)
@@ -485,6 +500,12 @@ impl Actor {
         match read {
             Ok(OwnRead::Batches(version, _)) if self.is_misjudged(endpoint, version) => {
                 // Its filter is another one by now: it is read again.
+            }
+            Ok(OwnRead::Skipped(version, passed)) => {
+                if self.pass_over(endpoint, stream, version, passed) {
+                    self.own_reading.insert(endpoint);
+                    return;
+                }
             }
             Ok(OwnRead::Batches(_, batches)) => {
                 batches
@@ -501,7 +522,13 @@ impl Actor {
                 return;
             }
         }
-        self.ledger.settle_one(endpoint, at.now);
+        self.own_read_over(endpoint);
+    }
+
+    /// An own run's position moved: it may read on, or be level.
+    pub(super) fn own_read_over(&mut self, endpoint: EndpointId) {
+        self.own_reading.remove(&endpoint);
+        self.ledger.settle_one(endpoint, Instant::now());
         self.look_at_own_run(endpoint);
     }
 
@@ -577,6 +604,8 @@ async fn read_own(
             .map_or(through, |first| Seq::new(first.seq.as_u64() - 1));
         return Ok(if before > after {
             OwnRead::Gone(after.next(), before)
+        } else if let Some(passed) = passed_over(endpoint, &batches, shard.sender.clock.now()) {
+            OwnRead::Skipped(endpoint.version, passed)
         } else {
             judged(shard, endpoint, batches).await?
         });
@@ -589,13 +618,17 @@ async fn read_own(
         let before = next.map_or(through, |next| Seq::new(next.as_u64() - 1).min(through));
         return Ok(OwnRead::Gone(after.next(), before));
     }
+    let seen = batches.iter().map(|batch| see(batch, PartitionId::TEST));
+    let seen: Vec<_> = seen.collect();
+    if let Some(passed) = passed_over(endpoint, &seen, shard.sender.clock.now()) {
+        return Ok(OwnRead::Skipped(endpoint.version, passed));
+    }
     if endpoint.filter.needs_code() {
         for batch in &batches {
             shard.sender.bodies.keep(batch).await;
         }
     }
-    let seen = batches.iter().map(|batch| see(batch, PartitionId::TEST));
-    judged(shard, endpoint, seen.collect()).await
+    judged(shard, endpoint, seen).await
 }
 
 /// Batches with what the endpoint's filter says of them: as many as it judges in its turn, but one at least.

@@ -12,6 +12,7 @@ mod reader;
 mod replays;
 mod retries;
 mod saving;
+mod skips;
 mod turns;
 
 #[cfg(test)]

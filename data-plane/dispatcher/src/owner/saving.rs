@@ -124,6 +124,9 @@ impl Actor {
         match result {
             Ok(ended) => {
                 for (endpoint, event) in ended {
+                    if self.passed(endpoint, event) {
+                        continue;
+                    }
                     self.ledger.recorded(endpoint, event);
                     self.finish_recorded_test(event);
                 }

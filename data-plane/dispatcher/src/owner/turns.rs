@@ -28,6 +28,7 @@ use crate::{
 
 /// Added to the error of a delivery that its receiver wants no more of.
 const REFUSED: &str = "; the endpoint's settings ask for no further attempt after a client error";
+const SKIPPED: &str = "; skipped: the endpoint was set active with resume: now meanwhile";
 const ABORTED: &str = "; the receiver asked for no further attempt (webhook-delivery: abort-message)";
 
 impl Actor {
@@ -122,6 +123,8 @@ impl Actor {
         }
         let pause = schedule::pause_after(&config, job.event, job.number, retry_after);
         let stop = no_further(&config, outcome);
+        let is_skipped = !outcome.is_success() && self.ledger.is_skipped(config.id, job.event, at.wall);
+        let stop = stop.or(is_skipped.then_some(SKIPPED));
         let pause = pause.filter(|_| stop.is_none());
         let (status, finish) = match (outcome.is_success(), pause) {
             (true, _) => (DeliveryStatus::Succeeded, Finish::Delivered),

@@ -159,6 +159,7 @@ pub fn endpoint(tenant: TenantId) -> Endpoint {
         payload: crate::model::Payload::default(),
         tls_client: None,
         preset: String::new(),
+        skip_before: None,
     }
 }
 

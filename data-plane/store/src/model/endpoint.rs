@@ -8,6 +8,7 @@ use crate::{
     clock::Timestamp,
     event::EventType,
     id::{EndpointId, PartitionId, SecretId, TenantId},
+    limits::SKIP_AHEAD_MAX,
     model::{Filter, Signature},
 };
 
@@ -69,6 +70,10 @@ pub struct Endpoint {
     /// The preset that it was made with, or empty. Its settings stand in the other fields.
     #[serde(default)]
     pub preset: String,
+    /// Events recorded before are passed over ([`Endpoint::skips`]): when its tenant last set it active so that what waited
+    /// is not sent.
+    #[serde(default)]
+    pub skip_before: Option<Timestamp>,
 }
 
 /// In which order an endpoint's deliveries go out.
@@ -135,6 +140,13 @@ impl Endpoint {
         types
             .find(|kind| self.subscribes(*kind))
             .unwrap_or(EventType::ScanCreated)
+    }
+
+    /// Whether an event that was recorded then is not sent but passed over. `now`: a clock that was set back since its
+    /// tenant's wish must not swallow what is recorded from there on.
+    pub fn skips(&self, recorded_at: Timestamp, now: Timestamp) -> bool {
+        self.skip_before
+            .is_some_and(|before| recorded_at < before && before.since(now) <= SKIP_AHEAD_MAX)
     }
 
     /// The pause before attempt `number` (from 1), or none when the schedule is used up.
@@ -267,6 +279,7 @@ mod tests {
         assert_eq!(row.ordering, Ordering::None);
         assert_eq!(row.payload, crate::model::Payload::default());
         assert_eq!(row.preset, "");
+        assert_eq!(row.skip_before, None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! names. A life ends with [`World::drain`] and [`World::check`]: whatever happened, nothing is lost.
 
 mod replays;
+mod skips;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -57,6 +58,8 @@ pub(super) struct World {
     pub(super) ledger: Ledger,
     /// Per stream, how many events each batch has; none for one that is missing and was given up.
     log: BTreeMap<Stream, Vec<Option<u16>>>,
+    /// When each batch was recorded.
+    times: BTreeMap<(Stream, Seq), Timestamp>,
     pub(super) endpoints: BTreeMap<EndpointId, Endpoint>,
     pub(super) rows: BTreeMap<RowKey, String>,
     pub(super) chunks: BTreeMap<ChunkName, Vec<u8>>,
@@ -95,6 +98,10 @@ pub(super) struct World {
     /// Those whose begin or end is not saved.
     replay_wishes: BTreeSet<ReplayId>,
     cancelled: BTreeSet<ReplayId>,
+    /// Those that had begun when their endpoint's tenant wanted nothing of what waited.
+    begun_before: BTreeSet<ReplayId>,
+    /// How many deliveries were given up because their endpoint skips them, repeats included.
+    pub(super) skipped: usize,
     /// How often somebody left the shared run, and rejoined it; and rejoined with deliveries that were not done.
     pub(super) moves: Moves,
 }
@@ -125,6 +132,7 @@ impl World {
             elapsed: Duration::ZERO,
             ledger: Ledger::new(PartitionId::new(0), 0),
             log: (1..=STREAMS).map(|writer| (stream(writer), Vec::new())).collect(),
+            times: BTreeMap::new(),
             endpoints,
             rows: BTreeMap::new(),
             chunks: BTreeMap::new(),
@@ -149,6 +157,8 @@ impl World {
             replays: BTreeMap::new(),
             replay_wishes: BTreeSet::new(),
             cancelled: BTreeSet::new(),
+            begun_before: BTreeSet::new(),
+            skipped: 0,
             moves: Moves::default(),
         };
         world.reload();
@@ -270,7 +280,7 @@ impl World {
 
     fn batch(&self, stream: Stream, seq: Seq) -> (SeenBatch, bool) {
         let count = self.log[&stream][usize::try_from(seq.as_u64() - 1).unwrap()];
-        let at = Timestamp::from_millis(1_800_000_000_000);
+        let at = self.recorded_at(stream.address(seq, 0));
         let mut usage = UsageDelta::default();
         let events = (0..count.unwrap_or_default()).map(|index| {
             usage.count_scan(fixture::tenant(), at, Classification::Human);
@@ -292,6 +302,19 @@ impl World {
             verdicts: Verdicts::default(),
         };
         (seen, count.is_none())
+    }
+
+    fn recorded_at(&self, event: EventAddress) -> Timestamp {
+        self.times[&(Stream::of(event), event.seq)]
+    }
+
+    /// The next batch of a writer is recorded; none: it is missing.
+    fn append(&mut self, writer: u64, count: Option<u16>) {
+        let (stream, wall) = (stream(writer), self.at().wall);
+        let batches = self.log.get_mut(&stream).unwrap();
+        batches.push(count);
+        let seq = Seq::new(u64::try_from(batches.len()).unwrap());
+        self.times.insert((stream, seq), wall);
     }
 
     fn read_shared(&mut self) {
@@ -344,7 +367,7 @@ impl World {
         for (batch, missing) in self.own_reads.remove(&endpoint).unwrap_or_default() {
             if missing {
                 self.ledger.skip_own(endpoint, batch.stream, batch.seq);
-            } else {
+            } else if !self.pass_over(endpoint, &batch) {
                 self.ledger.feed_own(endpoint, &batch, at);
             }
         }
@@ -352,12 +375,14 @@ impl World {
     }
 
     fn start_attempts(&mut self) {
+        self.give_up_skipped();
         for endpoint in self.endpoints.keys().copied().collect::<Vec<_>>() {
             if self.paced.contains(&endpoint) {
                 continue;
             }
             while let Some(job) = self.ledger.start(endpoint, self.at().now, |_| true) {
                 self.check_order((endpoint, job.event));
+                self.check_wanted((endpoint, job.event));
                 self.in_flight.push((endpoint, job.event));
                 self.attempts += 1;
             }
@@ -606,8 +631,8 @@ impl World {
         let id = |number: &u8| EndpointId::from_bytes([*number; 10]);
         let at = self.at();
         match op {
-            Op::Append { writer, count } => self.log.get_mut(&stream(*writer)).unwrap().push(Some(*count)),
-            Op::Miss(writer) => self.log.get_mut(&stream(*writer)).unwrap().push(None),
+            Op::Append { writer, count } => self.append(*writer, Some(*count)),
+            Op::Miss(writer) => self.append(*writer, None),
             Op::ReadShared => self.read_shared(),
             Op::ReadUndecided(number) => self.read_shared_without(Some(id(number))),
             Op::ReadOwn => self.read_own(),
@@ -633,6 +658,8 @@ impl World {
             Op::Pace(number) => drop(self.paced.insert(id(number))),
             Op::Unpace(number) => drop(self.paced.remove(&id(number))),
             Op::Delete(number) => self.delete(*number),
+            Op::Skip(number) => self.skip(*number),
+            Op::GiveUpSkipped => self.give_up_skipped(),
             Op::Recall(pick) => self.recall(*pick),
             Op::Replay(number) => self.begin_replay(id(number)),
             Op::CancelReplay(pick) => self.cancel_replay(*pick),
@@ -798,6 +825,9 @@ pub(super) enum Op {
     Pace(u8),
     Unpace(u8),
     Delete(u8),
+    /// Its tenant wants nothing of what waits.
+    Skip(u8),
+    GiveUpSkipped,
     Recall(usize),
     Replay(u8),
     CancelReplay(usize),
@@ -860,6 +890,14 @@ pub(super) fn op_or_replay() -> impl Strategy<Value = Op> {
         2 => (1..=ENDPOINTS).prop_map(Op::Replay),
         1 => any::<usize>().prop_map(Op::CancelReplay),
         8 => Just(Op::ReadReplays),
+    ]
+}
+
+pub(super) fn op_or_skip() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        24 => op_or_replay(),
+        2 => (1..=ENDPOINTS).prop_map(Op::Skip),
+        2 => Just(Op::GiveUpSkipped),
     ]
 }
 

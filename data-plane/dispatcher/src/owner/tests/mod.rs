@@ -8,6 +8,7 @@ mod leases;
 mod pace;
 mod replays;
 mod retries;
+mod skips;
 mod world;
 
 use std::{collections::HashSet, time::Duration};

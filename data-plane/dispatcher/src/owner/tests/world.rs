@@ -225,6 +225,7 @@ impl World {
             payload: qrelay_store::model::Payload::default(),
             tls_client: None,
             preset: String::new(),
+            skip_before: None,
         };
         edit(&mut endpoint);
         let secret = SecretRow {
