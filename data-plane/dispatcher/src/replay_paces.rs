@@ -65,3 +65,65 @@ impl ReplayPaces {
             .retain(|id, pace| ledger.replay_range(*id).is_some() || pace.limit.is_held());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use qrelay_store::{
+        Timestamp,
+        checkpoint::ReplayRange,
+        id::{EndpointId, PartitionId},
+    };
+    use tokio::time::sleep_until;
+
+    use super::*;
+    use crate::{fixture, pace::Pace};
+
+    const PER_SECOND: f64 = 4.0;
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_replay_no_more_begins_in_any_second_than_it_was_given_and_no_less() {
+        let mut ledger = Ledger::new(PartitionId::new(0), 1);
+        ledger.subscribe(Arc::new(fixture::endpoint(1)));
+        let replay = ReplayId::of(EndpointId::from_bytes([1; 10]), [1; 10]);
+        let range = ReplayRange {
+            start: Timestamp::EPOCH,
+            end: Timestamp::from_millis(1),
+            end_given: None,
+            only_failed: false,
+            per_second: Some(PER_SECOND),
+        };
+        ledger.begin_replay(replay, range, Timestamp::EPOCH);
+        let (mut paces, endpoint) = (ReplayPaces::default(), Pace::new(SharedLimit::default()));
+        let start = Instant::now();
+        let mut begun: Vec<Duration> = Vec::new();
+        while begun.len() < 40 {
+            match paces.ask(&ledger, replay) {
+                May::Now => {
+                    let limit = paces.of(&ledger, replay);
+                    // Planned, and then its first byte goes out.
+                    assert_eq!(endpoint.take_within(limit.as_ref(), Count::Plan), None);
+                    assert_eq!(endpoint.take_within(limit.as_ref(), Count::Gate), None);
+                    begun.push(start.elapsed());
+                }
+                May::WakeAt(at) => {
+                    assert_eq!(paces.ask(&ledger, replay), May::Waits, "one timer is enough");
+                    sleep_until(at).await;
+                }
+                May::Waits => panic!("it woke, and is told to wait for that"),
+            }
+        }
+        for (first, at) in begun.iter().enumerate() {
+            let window = begun[first..]
+                .iter()
+                .take_while(|later| **later - *at < Duration::from_secs(1));
+            assert!(window.count() <= 5, "4 a second and a burst of 1: {begun:?}");
+        }
+        let all = *begun.last().unwrap();
+        assert!(
+            all <= Duration::from_millis(10_250),
+            "slower than it was given: {all:?}"
+        );
+    }
+}
