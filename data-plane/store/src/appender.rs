@@ -6,8 +6,13 @@
 //! as long as it takes. Meanwhile its waiters are told that it is not durable (their scans were not answered, so a
 //! later success of the batch loses nothing) and new records are refused at once, until the store is back.
 //!
+//! With a journal ([`Appender::start_journaled`]) a batch that the store does not acknowledge within the budget is synced
+//! there instead, and its records are durable ([`journaled`]).
+//!
 //! Invariants: one batch in flight per partition; an acknowledged head covers all batches below it; a record is
 //! never in two batches.
+
+mod journaled;
 
 use std::{
     collections::BTreeMap,
@@ -30,10 +35,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     clock::{SharedClock, Timestamp},
     id::{EventAddress, PartitionId, Seq, WriterId},
+    journal::{Journal, JournalError, WriteError, succession},
     limits,
     record::{BatchBuilder, Record, RecordTooLarge},
-    store::{Batch, Heads, Result, SharedStore, WriterRow},
+    seldom::Seldom,
+    store::{Batch, Heads, Result, SharedStore, StoreError, WriterRow},
 };
+
+/// What happens while the store is away is told once in so long.
+const TOLD: Duration = Duration::from_secs(60);
 
 /// Why a record was not taken, or is not known to be durable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +62,17 @@ pub enum AppendError {
     TooLarge(#[from] RecordTooLarge),
 }
 
+/// Why a writer could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum AppenderError {
+    /// The store did not acknowledge its registration.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
 /// Records events. Cheap to clone; all clones are one writer.
 #[derive(Clone, Debug)]
 pub struct Appender {
@@ -68,6 +89,9 @@ struct Shared {
     runtime: Handle,
     /// Set by `close`: nothing new is taken, lanes drain.
     closing: CancellationToken,
+    journal: Option<Journal>,
+    journaling: Seldom,
+    journal_full: Seldom,
 }
 
 struct StoreHandle(SharedStore);
@@ -87,6 +111,8 @@ struct Lane {
     work: Notify,
     /// The last attempt to append failed: nothing new is taken until one succeeds.
     failing: AtomicBool,
+    /// What of it is in the journal.
+    backlog: journaled::Backlog,
 }
 
 #[derive(Debug)]
@@ -189,16 +215,37 @@ impl Appender {
         node: &str,
         heads_period: Duration,
     ) -> Result<Self> {
-        let writer = WriterId::random();
-        let row = WriterRow {
-            writer,
-            node: node.to_owned(),
-            beat: 0,
-            heads: Heads::new(),
-            closed: None,
-            registered_at: clock.now(),
-        };
+        let row = WriterRow::new(node, clock);
         store.register_writer(&row).await?;
+        Ok(Self::run(runtime, store, row.writer, heads_period, None))
+    }
+
+    /// [`Self::start_on`] with a journal. What earlier processes left in it is shipped beside the new writer, and they are closed.
+    ///
+    /// # Errors
+    /// When the journal belongs to another store or cannot be written, or the store does not acknowledge the
+    /// registration.
+    pub async fn start_journaled(
+        runtime: &Handle,
+        store: SharedStore,
+        clock: &SharedClock,
+        node: &str,
+        heads_period: Duration,
+        journal: Journal,
+    ) -> Result<Self, AppenderError> {
+        let row = WriterRow::new(node, clock);
+        journal.begin(&row, store.install()).await?;
+        store.register_writer(&row).await?;
+        Ok(Self::run(runtime, store, row.writer, heads_period, Some(journal)))
+    }
+
+    fn run(
+        runtime: &Handle,
+        store: SharedStore,
+        writer: WriterId,
+        heads_period: Duration,
+        journal: Option<Journal>,
+    ) -> Self {
         let shared = Arc::new(Shared {
             store: StoreHandle(store),
             writer,
@@ -206,11 +253,23 @@ impl Appender {
             tasks: TaskTracker::new(),
             runtime: runtime.clone(),
             closing: CancellationToken::new(),
+            journal,
+            journaling: Seldom::new(TOLD),
+            journal_full: Seldom::new(TOLD),
         });
         shared
             .tasks
             .spawn_on(publish_heads(Arc::clone(&shared), heads_period), runtime);
-        Ok(Self { shared })
+        if let Some(journal) = shared.journal.clone() {
+            let (store, closing) = (Arc::clone(&shared.store.0), shared.closing.clone());
+            let succeeding = async move {
+                // What is not shipped when this writer closes is for the next start.
+                let succeeding = succession::succeed_all(journal, store);
+                closing.run_until_cancelled(succeeding).await
+            };
+            shared.tasks.spawn_on(succeeding, runtime);
+        }
+        Self { shared }
     }
 
     /// This writer's id.
@@ -264,7 +323,15 @@ impl Appender {
         tokio::time::timeout_at(deadline, async {
             self.shared.tasks.wait().await;
             let last = self.shared.heads();
-            self.shared.store.0.close_writer(self.shared.writer, &last).await
+            let shared = &self.shared;
+            shared.store.0.close_writer(shared.writer, &last).await?;
+            if let Some(journal) = &shared.journal
+                && let Err(error) = journal.end(shared.writer).await
+            {
+                // The next start finds it closed, and nothing to ship.
+                tracing::warn!(%error, "cannot tidy up the journal");
+            }
+            Ok::<_, StoreError>(())
         })
         .await
         .map_err(|_| AppendError::NotDurable)?
@@ -286,6 +353,29 @@ impl Shared {
             lane
         });
         Some(Arc::clone(lane))
+    }
+
+    /// The store has this batch of the lane and all before it.
+    fn acknowledge(&self, lane: &Lane, seq: Seq) {
+        lock(&lane.open).acknowledged = seq;
+        let hints = self.store.0.hints().partition(lane.partition);
+        hints.publish_head(self.writer, seq);
+    }
+
+    fn tell_journaling(&self, why: &str) {
+        if let Some(times) = self.journaling.happened() {
+            tracing::warn!(
+                why,
+                times,
+                "the store does not take events; they go to the journal until it does"
+            );
+        }
+    }
+
+    fn tell_full(&self, error: &WriteError) {
+        if let Some(times) = self.journal_full.happened() {
+            tracing::error!(%error, times, "neither the store nor the journal takes events; scans are refused, or answered and not recorded, as their tenants want it");
+        }
     }
 
     fn heads(&self) -> Heads {
@@ -313,6 +403,7 @@ impl Lane {
             }),
             work: Notify::new(),
             failing: AtomicBool::new(false),
+            backlog: journaled::Backlog::default(),
         }
     }
 
@@ -383,14 +474,13 @@ impl Lane {
         }
     }
 
-    fn acknowledge(&self, seq: Seq) {
-        self.failing.store(false, Ordering::Release);
-        lock(&self.open).acknowledged = seq;
+    fn set_failing(&self, failing: bool) {
+        self.failing.store(failing, Ordering::Release);
     }
 
     /// Tells everybody who waits that it will not be in time.
     fn fail_waiters(&self, in_flight: &Outcome) {
-        self.failing.store(true, Ordering::Release);
+        self.set_failing(true);
         in_flight.settle(FAILED);
         let mut open = lock(&self.open);
         open.full.iter().for_each(|(_, outcome)| outcome.settle(FAILED));
@@ -421,6 +511,9 @@ async fn drain(shared: Arc<Shared>, lane: Arc<Lane>) {
     loop {
         // Asked first: what was taken before the closing is seen below.
         let closing = shared.closing.is_cancelled();
+        if let Some(journal) = &shared.journal {
+            lane.backlog.nearly_shipped(journal.config().append_budget).await;
+        }
         lane.gather().await;
         let Some((batch, outcome)) = lane.next(shared.writer) else {
             if closing {
@@ -429,17 +522,16 @@ async fn drain(shared: Arc<Shared>, lane: Arc<Lane>) {
             lane.work.notified().await;
             continue;
         };
+        if let Some(journal) = &shared.journal {
+            journaled::record(&shared, &lane, journal, batch, &outcome).await;
+            continue;
+        }
         let seq = batch.seq;
         append_until_acknowledged(&shared, &lane, batch, &outcome).await;
-        lane.acknowledge(seq);
+        lane.set_failing(false);
+        shared.acknowledge(&lane, seq);
         // Who was told FAILED has answered by then; a settled outcome stays as it is.
         outcome.settle(DURABLE);
-        shared
-            .store
-            .0
-            .hints()
-            .partition(lane.partition)
-            .publish_head(shared.writer, seq);
     }
 }
 

@@ -11,12 +11,13 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Future;
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 
 use crate::{
     checkpoint::{RowKey, RowKind, UsageCounts},
@@ -48,6 +49,8 @@ pub enum Fault {
     Stall,
     /// It is done, and its answer waits for [`FaultStore::heal`].
     StallAnswer,
+    /// It is done, and its answer takes so long.
+    Late(Duration),
 }
 
 /// A method of a store.
@@ -292,6 +295,11 @@ impl FaultStore {
                 self.stall(op).await;
                 answer
             }
+            Some(Fault::Late(by)) => {
+                let answer = clock_held(call).await;
+                sleep(by).await;
+                answer
+            }
         }
     }
 }
@@ -332,7 +340,7 @@ impl Chance {
 }
 
 /// A paused clock does not run on while a blocking task is under way.
-async fn clock_held<T>(call: impl Future<Output = T> + Send) -> T {
+pub(crate) async fn clock_held<T>(call: impl Future<Output = T> + Send) -> T {
     let (done, wait) = mpsc::channel::<()>();
     drop(spawn_blocking(move || wait.recv().is_err()));
     let answer = call.await;

@@ -27,6 +27,7 @@ pub mod reader;
 pub mod record;
 pub mod scylla;
 pub mod seal;
+pub mod seldom;
 pub mod signature;
 pub mod sqlite;
 pub mod store;

@@ -66,6 +66,10 @@ pub const JOURNAL_GROUP_MAX: usize = 64;
 pub const JOURNAL_SHIPPED_AT_ONCE: usize = 32;
 /// The same in bytes.
 pub const JOURNAL_SHIPPED_BYTES_AT_ONCE: usize = 256 * 1024;
+/// An append of a journaled batch is made again when it was not answered for so long: drivers give up sooner.
+pub const JOURNAL_SHIP_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest pause between tries to ship: a store that is back is noticed within it.
+pub const JOURNAL_RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 // ---- A scan ----
 

@@ -414,33 +414,43 @@ impl PartitionReader {
 }
 
 /// Closes the writers of processes that are known to be dead, each at the end of its gap-free tail: only for a
-/// store whose lock proves that nobody else writes ([`crate::Store::exclusive`]). `mine` is left alone.
+/// store whose lock proves that nobody else writes ([`crate::Store::exclusive`]). Those in `except` are left alone.
 ///
 /// # Errors
 /// When the store fails; repeating is harmless.
 ///
 /// # Panics
 /// When the store is not exclusive: a living writer would lose what it appends.
-pub async fn close_dead_writers(store: &SharedStore, mine: Option<WriterId>) -> Result<()> {
+pub async fn close_dead_writers(store: &SharedStore, except: &[WriterId]) -> Result<()> {
     assert!(store.exclusive(), "only a lock proves that a writer is dead");
     for row in store.writers().await? {
-        if row.closed.is_some() || Some(row.writer) == mine {
+        if row.closed.is_some() || except.contains(&row.writer) {
             continue;
         }
-        let mut last = Heads::new();
-        let mut partitions: BTreeSet<_> = (0..store.install().partitions).map(PartitionId::new).collect();
-        partitions.extend(row.heads.keys());
-        for partition in partitions {
-            let head = row.heads.get(&partition).copied().unwrap_or_default();
-            let tail = store.tail(partition, row.writer, head).await?;
-            if tail > Seq::ZERO {
-                last.insert(partition, tail);
-            }
-        }
+        let last = end_of(store, &row, &Heads::new()).await?;
         store.close_writer(row.writer, &last).await?;
         tracing::info!(writer = %row.writer, node = row.node, "closed the writer of a process that ended");
     }
     Ok(())
+}
+
+/// Where a dead writer ends, per partition: the end of the gap-free tail behind what its head and `known` say.
+///
+/// # Errors
+/// When the store fails.
+pub async fn end_of(store: &SharedStore, row: &WriterRow, known: &Heads) -> Result<Heads> {
+    let mut partitions: BTreeSet<_> = (0..store.install().partitions).map(PartitionId::new).collect();
+    partitions.extend(row.heads.keys().chain(known.keys()));
+    let mut last = Heads::new();
+    for partition in partitions {
+        let of = |heads: &Heads| heads.get(&partition).copied().unwrap_or_default();
+        let from = of(&row.heads).max(of(known));
+        let tail = store.tail(partition, row.writer, from).await?;
+        if tail > Seq::ZERO {
+            last.insert(partition, tail);
+        }
+    }
+    Ok(last)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     checkpoint::{HealthChange, ReplayRange, RowKey, RowKind, UsageCounts},
-    clock::Timestamp,
+    clock::{SharedClock, Timestamp},
     event::EventType,
     hints::Hints,
     id::{
@@ -113,6 +113,20 @@ pub struct WriterRow {
     pub closed: Option<Heads>,
     /// When it registered.
     pub registered_at: Timestamp,
+}
+
+impl WriterRow {
+    /// A new writer, which has appended nothing yet.
+    pub fn new(node: &str, clock: &SharedClock) -> Self {
+        Self {
+            writer: WriterId::random(),
+            node: node.to_owned(),
+            beat: 0,
+            heads: Heads::new(),
+            closed: None,
+            registered_at: clock.now(),
+        }
+    }
 }
 
 /// The log of events.

@@ -89,7 +89,7 @@ pub async fn start(config: Config, metrics: Metrics, show_to: AdminKeyTo) -> Res
     let addresses = listeners.addresses.clone();
     let public_url = public_url(&config, addresses.edge);
     warn_of_exposure(&config, &addresses);
-    close_dead_writers(&ground.store, None).await?;
+    close_dead_writers(&ground.store, &[]).await?;
     let node = node(&config.process);
     let store_of_writer = Arc::clone(&ground.store);
     let appender = Appender::start_on(scans, store_of_writer, &ground.clock, &node, HEADS_PERIOD).await?;

@@ -324,7 +324,7 @@ async fn closing_gives_up_at_its_deadline_and_leaves_the_end_to_the_successor() 
     drop(two);
     // The second batch was stored, though nobody was told: its successor finds it.
     let store = Arc::clone(&bench.store) as SharedStore;
-    close_dead_writers(&store, None).await.unwrap();
+    close_dead_writers(&store, &[]).await.unwrap();
     assert_eq!(bench.row().await.closed, Some(Heads::from([(P, Seq::new(2))])));
 }
 

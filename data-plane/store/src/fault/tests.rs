@@ -1,7 +1,5 @@
 //! That faults are what they say.
 
-use std::time::Duration;
-
 use tokio::time::{Instant, timeout};
 
 use super::*;
@@ -58,6 +56,18 @@ async fn a_stalled_call_goes_on_when_healed_and_time_runs_meanwhile() {
         call.await.unwrap();
     }
     assert_eq!(store.tail(P, writer, Seq::ZERO).await.unwrap(), Seq::new(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_comes_after_its_time() {
+    let (_fixture, store, writer) = faulty().await;
+    let by = Duration::from_millis(50);
+    store.break_next(Op::Append, 1, Fault::Late(by));
+    for (seq, late) in [(1, by), (2, Duration::ZERO)] {
+        let begun = Instant::now();
+        store.append(batch(P, writer, seq)).await.unwrap();
+        assert_eq!(begun.elapsed(), late);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -38,7 +38,7 @@ pub(super) enum Job {
     },
     /// These batches are in the store, or given up.
     Resolved(Vec<Position>),
-    /// This batch cannot be read any more.
+    /// This segment is to be kept aside in the end: something of it cannot be read, or is in no log.
     Damaged(u32),
     /// A writer is closed: nothing of it is left here.
     End {
@@ -90,6 +90,7 @@ struct Waiting {
 impl Disk {
     /// Works until every handle is gone.
     pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        self.measure();
         let mut group = Vec::new();
         while jobs.blocking_recv_many(&mut group, limits::JOURNAL_GROUP_MAX) > 0 {
             let mut writes = Vec::new();
@@ -315,10 +316,10 @@ impl Disk {
             return remove(&segment.path);
         }
         let aside = segment.path.with_extension(super::DAMAGED);
-        tracing::error!(file = %aside.display(), "a damaged file of the journal is kept aside; what could be read of it is in the store");
+        tracing::error!(file = %aside.display(), "a file of the journal is kept aside: not all that was in it is in the store; the log above says why");
         self.aside_bytes += segment.charge;
         if let Err(error) = fs::rename(&segment.path, &aside) {
-            tracing::warn!(%error, "cannot rename a damaged file of the journal");
+            tracing::warn!(%error, "cannot rename a file of the journal");
         }
     }
 

@@ -16,9 +16,11 @@ mod disk;
 mod format;
 mod marker;
 mod scan;
+pub(crate) mod shipping;
+pub mod succession;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
@@ -42,7 +44,7 @@ use crate::{
     directory_lock::{DirectoryLock, LockError},
     id::{PartitionId, Seq, WriterId},
     limits,
-    store::{Batch, Heads, Install, StoreError},
+    store::{Batch, Heads, Install, StoreError, WriterRow},
 };
 
 const SEGMENT: &str = "journal";
@@ -311,11 +313,23 @@ impl Journal {
     /// Names the writer whose batches come, durably. Before it registers.
     ///
     /// # Errors
-    /// When the disk does not take it.
-    pub async fn begin(&self, marker: Marker) -> io::Result<()> {
+    /// When what was left belongs to another install's store, or the disk does not take it.
+    pub async fn begin(&self, row: &WriterRow, install: &Install) -> Result<(), JournalError> {
+        self.check_install(install)?;
+        let marker = Box::new(Marker {
+            writer: row.writer,
+            node: row.node.clone(),
+            registered_at: row.registered_at,
+            install: marker::fingerprint(install),
+        });
         let (reply, answer) = oneshot::channel();
-        let marker = Box::new(marker);
-        self.ask(Job::Begin { marker, reply }, answer).await?
+        let begun = self.ask(Job::Begin { marker, reply }, answer).await;
+        begun
+            .and_then(|begun| begun)
+            .map_err(|source| JournalError::Directory {
+                dir: self.inner.config.dir.clone(),
+                source,
+            })
     }
 
     /// Journals a sealed batch. When this returns, it is synced.
@@ -390,6 +404,14 @@ impl Journal {
         self.tell(Job::Resolved(positions)).await;
     }
 
+    /// Has the files of these kept aside once they are resolved.
+    async fn keep(&self, positions: &[Position]) {
+        let segments: BTreeSet<_> = positions.iter().map(|position| position.segment).collect();
+        for segment in segments {
+            self.tell(Job::Damaged(segment)).await;
+        }
+    }
+
     /// Says that a writer is closed: nothing more is to be done for it.
     ///
     /// # Errors
@@ -409,8 +431,11 @@ impl Journal {
         }
     }
 
-    async fn ask<T>(&self, job: Job, answer: oneshot::Receiver<T>) -> io::Result<T> {
+    async fn ask<T: Send>(&self, job: Job, answer: oneshot::Receiver<T>) -> io::Result<T> {
         self.tell(job).await;
+        // Tests with a paused clock: it must not run on while the thread works, which tokio does not see.
+        #[cfg(test)]
+        let answer = crate::fault::clock_held(answer);
         answer
             .await
             .map_err(|_| io::Error::other("the journal's thread has ended"))

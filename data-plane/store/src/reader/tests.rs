@@ -455,7 +455,7 @@ async fn dead_writers_are_closed_at_the_end_of_their_tails() {
             .unwrap();
     }
     for _ in 0..2 {
-        close_dead_writers(&bench.store, Some(mine)).await.unwrap();
+        close_dead_writers(&bench.store, &[mine]).await.unwrap();
     }
     let rows = bench.store.writers().await.unwrap();
     let closed = |writer| {

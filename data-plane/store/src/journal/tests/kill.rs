@@ -21,7 +21,7 @@ async fn child() {
     let Some(dir) = child_dir() else { return };
     let writer = WriterId::random();
     let journal = Journal::open(JournalConfig::new(dir)).unwrap();
-    journal.begin(marker(writer)).await.unwrap();
+    journal.begin(&row(writer), &install()).await.unwrap();
     for seq in 1.. {
         let pair = [batch(P, writer, seq), batch(Q, writer, seq)];
         for written in join_all(pair.map(|batch| journal.write(batch))).await {

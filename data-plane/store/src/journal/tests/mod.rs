@@ -11,19 +11,27 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     clock::Timestamp,
-    conformance::{
-        Fixture,
-        samples::{P, Q, batch},
-    },
-    sqlite::conformance::{Embedded, in_memory_dir},
+    conformance::samples::{P, Q, batch},
+    id::IdCipher,
+    sqlite::conformance::in_memory_dir,
 };
 
-fn marker(writer: WriterId) -> Marker {
-    Marker {
+fn row(writer: WriterId) -> WriterRow {
+    WriterRow {
         writer,
         node: "node".to_owned(),
+        beat: 0,
+        heads: Heads::new(),
+        closed: None,
         registered_at: Timestamp::from_millis(1000),
-        install: "install".to_owned(),
+    }
+}
+
+fn install() -> Install {
+    Install {
+        partitions: 8,
+        ids: IdCipher::new(&[7; 16]),
+        created_at: Timestamp::EPOCH,
     }
 }
 
@@ -33,7 +41,7 @@ fn config(dir: &TempDir) -> JournalConfig {
 
 async fn begun(config: JournalConfig, writer: WriterId) -> Journal {
     let journal = Journal::open(config).unwrap();
-    journal.begin(marker(writer)).await.unwrap();
+    journal.begin(&row(writer), &install()).await.unwrap();
     journal
 }
 
@@ -204,7 +212,7 @@ async fn a_failed_write_is_not_acknowledged_and_the_journal_goes_on_in_another_f
         })
     };
     let journal = Journal::open_with(config(&dir), before_write).unwrap();
-    journal.begin(marker(writer)).await.unwrap();
+    journal.begin(&row(writer), &install()).await.unwrap();
     let one = journal.write(batch(P, writer, 1)).await.unwrap();
     broken.store(true, Ordering::SeqCst);
     for _ in 0..3 {
@@ -221,19 +229,15 @@ async fn a_failed_write_is_not_acknowledged_and_the_journal_goes_on_in_another_f
 
 #[tokio::test]
 async fn a_journal_of_another_install_is_refused() {
-    let (dir, store) = (in_memory_dir(), Embedded::open().await.store());
-    let writer = WriterId::random();
+    let dir = in_memory_dir();
+    drop(begun(config(&dir), WriterId::random()).await);
     let journal = Journal::open(config(&dir)).unwrap();
-    let ours = Marker {
-        install: marker::fingerprint(store.install()),
-        ..marker(writer)
+    journal.check_install(&install()).unwrap();
+    let other = Install {
+        ids: IdCipher::new(&[8; 16]),
+        ..install()
     };
-    journal.begin(ours).await.unwrap();
-    drop(journal);
-    let journal = Journal::open(config(&dir)).unwrap();
-    journal.check_install(store.install()).unwrap();
-    let other = Embedded::open().await.store();
-    let refused = journal.check_install(other.install()).unwrap_err();
+    let refused = journal.begin(&row(WriterId::random()), &other).await.unwrap_err();
     assert!(matches!(refused, JournalError::OtherInstall { .. }), "{refused}");
 }
 
