@@ -6,7 +6,9 @@ use qrelay_proto::v1;
 use qrelay_store::{
     id::TenantId,
     limits,
-    model::{Durability, IpPrivacy, Resource, ResourceId, Tenant, TenantStatus, partition_of},
+    model::{
+        Durability, IpPrivacy, Resource, ResourceId, Tenant, TenantStatus, UnrecordableScans, partition_of,
+    },
     store::{ChangeError, Changed, Page, PageKey},
 };
 use tonic::Status;
@@ -22,7 +24,7 @@ use crate::{
 };
 
 const SETTABLE: Settable = Settable {
-    fields: &["name", "status", "durability", "privacy.ip"],
+    fields: &["name", "status", "durability", "unrecordable_scans", "privacy.ip"],
     messages: &[&rate_limit_field::PATHS],
 };
 const IGNORED: [&str; 4] = ["id", "created_at", "updated_at", "etag"];
@@ -46,6 +48,7 @@ pub(crate) async fn create(
         updated_at: now,
         version: 1,
         rate_limit: None,
+        unrecordable_scans: UnrecordableScans::Refuse,
     };
     let mut violations = Violations::default();
     let request_id = field::request_id(&mut violations, &request.request_id);
@@ -221,6 +224,7 @@ fn is_populated(given: &v1::Tenant, path: &str) -> bool {
         "name" => !given.name.is_empty(),
         "status" => given.status != 0,
         "durability" => given.durability != 0,
+        "unrecordable_scans" => given.unrecordable_scans != 0,
         "privacy.ip" => given.privacy.is_some_and(|privacy| privacy.ip != 0),
         "rate_limit" => given.rate_limit.is_some(),
         _ => false,
@@ -242,6 +246,13 @@ fn set(tenant: &mut Tenant, path: &str, given: &v1::Tenant, violations: &mut Vio
             v1::Durability::Durable => tenant.durability = Durability::Durable,
             v1::Durability::Relaxed => tenant.durability = Durability::Relaxed,
             v1::Durability::Unspecified => violations.add("durability", "must be durable or relaxed"),
+        },
+        "unrecordable_scans" => match given.unrecordable_scans() {
+            v1::UnrecordableScans::Refuse => tenant.unrecordable_scans = UnrecordableScans::Refuse,
+            v1::UnrecordableScans::Answer => tenant.unrecordable_scans = UnrecordableScans::Answer,
+            v1::UnrecordableScans::Unspecified => {
+                violations.add("unrecordable_scans", "must be refuse or answer");
+            }
         },
         "privacy.ip" => match given.privacy.map(|privacy| privacy.ip()) {
             Some(v1::IpPrivacy::Drop) => tenant.ip_privacy = IpPrivacy::Drop,
@@ -281,6 +292,10 @@ fn show(tenant: &Tenant) -> v1::Tenant {
         IpPrivacy::Drop => v1::IpPrivacy::Drop,
         IpPrivacy::Truncate => v1::IpPrivacy::Truncate,
     };
+    let unrecordable_scans = match tenant.unrecordable_scans {
+        UnrecordableScans::Refuse => v1::UnrecordableScans::Refuse,
+        UnrecordableScans::Answer => v1::UnrecordableScans::Answer,
+    };
     v1::Tenant {
         id: tenant.id.to_string(),
         name: tenant.name.clone(),
@@ -291,5 +306,6 @@ fn show(tenant: &Tenant) -> v1::Tenant {
         updated_at: Some(wire::time(tenant.updated_at)),
         etag: field::etag(tenant.version),
         rate_limit: tenant.rate_limit.map(rate_limit_field::show),
+        unrecordable_scans: unrecordable_scans.into(),
     }
 }

@@ -7,7 +7,7 @@ use qrelay_store::{
     id::{EndpointId, PartitionId, TenantId},
     model::{
         Durability, Endpoint, EndpointIntent, EventPattern, FailureRules, Filter, IpPrivacy, Ordering,
-        Signature, Tenant, TenantStatus,
+        Signature, Tenant, TenantStatus, UnrecordableScans,
     },
 };
 
@@ -29,6 +29,7 @@ pub(crate) fn tenant_row() -> Tenant {
         updated_at: Timestamp::EPOCH,
         version: 1,
         rate_limit: None,
+        unrecordable_scans: UnrecordableScans::Refuse,
     }
 }
 

@@ -12,6 +12,7 @@ use futures::future::join_all;
 use qrelay_store::appender::Appender;
 use qrelay_store::clock::SharedClock;
 use qrelay_store::id::ConfigSeq;
+use qrelay_store::seldom::Seldom;
 use qrelay_store::store::{SharedStore, StoreError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,7 @@ use crate::client_address::TrustedProxies;
 use crate::codes::Codes;
 use crate::geo::{GeoDatabase, GeoError};
 use crate::measures::Measures;
-use crate::redirect::Redirector;
+use crate::redirect::{Redirector, UNRECORDED_TOLD};
 use crate::server::{ConnectionTimes, Connections, PeerSource, Server, http1_builder};
 
 /// Settings. The defaults are for a machine of two cores and a gibibyte.
@@ -151,6 +152,7 @@ impl Config {
             geo,
             trusted_proxies: self.trusted_proxies.clone(),
             measures: measures.clone(),
+            unrecorded_told: Seldom::new(UNRECORDED_TOLD),
         };
         let server = Server {
             redirector,

@@ -147,7 +147,7 @@ fn describe() {
     );
     describe_counter!(
         "qrelay_edge_scans_unrecorded_total",
-        "Scans redirected without a record, because the log took none and the tenant's durability is relaxed."
+        "Scans redirected without a record, because nothing took it, and their tenants want them answered all the same. Alert on any."
     );
     describe_histogram!(
         "qrelay_edge_append_seconds",

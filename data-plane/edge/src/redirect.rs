@@ -1,11 +1,12 @@
 //! From a request's head to its answer: look up, record, redirect.
 //!
 //! It knows neither sockets nor limits of connections. Invariants: a redirect is sent only after its record is
-//! durable, unless the tenant's durability is relaxed; an id in a destination is a durable record's; only a redirect makes a scan; whatever a stranger sends, the
+//! durable, unless the tenant's durability is relaxed or it wants scans answered that cannot be recorded; an id in a destination is a durable record's; only a redirect makes a scan; whatever a stranger sends, the
 //! answer is one of the pages or a redirect to the stored destination.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -14,8 +15,9 @@ use http_body_util::Full;
 use qrelay_store::appender::{AppendError, Appender, Pending};
 use qrelay_store::clock::SharedClock;
 use qrelay_store::id::{EventAddress, EventId, IdCipher};
-use qrelay_store::model::{CodeStatus, Durability, Tenant, TenantStatus};
+use qrelay_store::model::{CodeStatus, Durability, Tenant, TenantStatus, UnrecordableScans};
 use qrelay_store::record::Record;
+use qrelay_store::seldom::Seldom;
 use tokio::time::Instant;
 
 use crate::classify::{Classifier, classify};
@@ -43,7 +45,12 @@ pub(crate) struct Redirector {
     pub(crate) geo: Option<Arc<GeoDatabase>>,
     pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) measures: Arc<Measures>,
+    /// Scans without a record are an alert, but not one each.
+    pub(crate) unrecorded_told: Seldom,
 }
+
+/// How often it is told that scans are redirected without a record.
+pub(crate) const UNRECORDED_TOLD: Duration = Duration::from_secs(60);
 
 /// Where a request leads, before anything is looked up.
 pub(crate) struct Asked<'a> {
@@ -132,20 +139,40 @@ impl Redirector {
         }
         let waits = code.carrier.is_some();
         let settled = match tenant.durability {
-            Durability::Durable => self.durable(appended).await.map(Settled::Durable)?,
+            Durability::Durable => self.durable(appended, tenant.unrecordable_scans).await?,
             Durability::Relaxed => self.relaxed(appended, waits).await,
         };
         Ok(self.redirect(&code, settled))
     }
 
-    /// Waits until the record is durable, or refuses the scan.
-    async fn durable(&self, appended: Result<Pending, AppendError>) -> Result<EventAddress, Page> {
-        let pending = appended.map_err(|error| {
-            tracing::debug!(%error, "a scan was refused");
-            self.refused(Refusal::LogRefused)
-        })?;
-        let durable = self.wait(pending).await;
-        durable.map_err(|_not_durable| self.refused(Refusal::NotDurable))
+    /// Waits until the record is durable; what is not is refused, or answered, as the tenant wants it.
+    async fn durable(
+        &self,
+        appended: Result<Pending, AppendError>,
+        otherwise: UnrecordableScans,
+    ) -> Result<Settled, Page> {
+        let (why, error) = match appended {
+            Ok(pending) => match self.wait(pending).await {
+                Ok(address) => return Ok(Settled::Durable(address)),
+                Err(error) => (Refusal::NotDurable, error),
+            },
+            Err(error) => (Refusal::LogRefused, error),
+        };
+        match otherwise {
+            UnrecordableScans::Answer => Ok(self.unrecorded(&error)),
+            UnrecordableScans::Refuse => {
+                tracing::debug!(%error, "a scan was refused");
+                Err(self.refused(why))
+            }
+        }
+    }
+
+    fn unrecorded(&self, error: &AppendError) -> Settled {
+        self.measures.unrecorded.increment(1);
+        if let Some(scans) = self.unrecorded_told.happened() {
+            tracing::error!(%error, scans, "scans are redirected without a record, because nothing takes it and their tenants want them answered");
+        }
+        Settled::Unrecorded
     }
 
     /// Waits only if the destination is to carry the id, and refuses nothing.
@@ -157,11 +184,7 @@ impl Redirector {
                 durable.map_or(Settled::Taken(address), Settled::Durable)
             }
             Ok(pending) => Settled::Taken(pending.address()),
-            Err(error) => {
-                tracing::debug!(%error, "a scan was redirected without a record");
-                self.measures.unrecorded.increment(1);
-                Settled::Unrecorded
-            }
+            Err(error) => self.unrecorded(&error),
         }
     }
 

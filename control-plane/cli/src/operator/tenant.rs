@@ -86,6 +86,9 @@ struct Fields {
     /// What is kept of client addresses
     #[arg(long)]
     ip: Option<Ip>,
+    /// What happens to scans that cannot be recorded
+    #[arg(long)]
+    unrecordable_scans: Option<Unrecordable>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -100,6 +103,14 @@ enum Durability {
     Durable,
     /// Nothing: a crash may lose the last moments
     Relaxed,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Unrecordable {
+    /// They are answered 503
+    Refuse,
+    /// They are redirected, make no event, and are counted by the edge
+    Answer,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -125,12 +136,17 @@ impl Fields {
             Ip::Drop => v1::IpPrivacy::Drop,
             Ip::Truncate => v1::IpPrivacy::Truncate,
         });
+        let unrecordable = self.unrecordable_scans.map(|scans| match scans {
+            Unrecordable::Refuse => v1::UnrecordableScans::Refuse,
+            Unrecordable::Answer => v1::UnrecordableScans::Answer,
+        });
         let privacy = ip.map(|ip| v1::Privacy { ip: ip.into() });
         let tenant = v1::Tenant {
             name: mask.take("name", name),
             status: mask.take("status", status).into(),
             durability: mask.take("durability", durability).into(),
             privacy: privacy.map(|privacy| mask.take("privacy", Some(privacy))),
+            unrecordable_scans: mask.take("unrecordable_scans", unrecordable).into(),
             etag,
             ..v1::Tenant::default()
         };
@@ -214,9 +230,14 @@ mod tests {
             status: Some(Status::Suspended),
             durability: None,
             ip: Some(Ip::Truncate),
+            unrecordable_scans: Some(Unrecordable::Answer),
         };
         let (tenant, mask) = fields.into_tenant(None, "e1".to_owned());
-        assert_eq!(mask.finish().unwrap().paths, ["status", "privacy"]);
+        assert_eq!(
+            mask.finish().unwrap().paths,
+            ["status", "privacy", "unrecordable_scans"]
+        );
+        assert_eq!(tenant.unrecordable_scans(), v1::UnrecordableScans::Answer);
         assert_eq!(tenant.status(), v1::TenantStatus::Suspended);
         assert_eq!(tenant.durability(), v1::Durability::Unspecified);
         assert_eq!(tenant.etag, "e1");
@@ -224,6 +245,7 @@ mod tests {
             status: None,
             durability: None,
             ip: None,
+            unrecordable_scans: None,
         };
         assert!(nothing.into_tenant(None, String::new()).1.finish().is_err());
     }

@@ -12,14 +12,16 @@ async fn a_tenant_is_created_read_changed_and_deleted() {
     assert!(id.starts_with("ten_"), "{made:?}");
     assert_eq!(made.body["status"], "active");
     assert_eq!(made.body["durability"], "durable");
+    assert_eq!(made.body["unrecordable_scans"], "refuse");
     assert_eq!(made.body["privacy"], json!({"ip": "drop"}));
     assert_eq!(made.body["created_at"], made.body["updated_at"]);
     let path = format!("/v1/tenants/{id}");
-    let changes = json!({"name": "Acme Ltd", "privacy": {"ip": "truncate"}, "durability": "relaxed"});
+    let changes = json!({"name": "Acme Ltd", "privacy": {"ip": "truncate"}, "durability": "relaxed", "unrecordable_scans": "answer"});
     let changed = api.patch(ADMIN, &path, changes).await.ok();
     assert_eq!(changed.body["name"], "Acme Ltd");
     assert_eq!(changed.body["privacy"]["ip"], "truncate");
     assert_eq!(changed.body["durability"], "relaxed");
+    assert_eq!(changed.body["unrecordable_scans"], "answer");
     assert_ne!(changed.body["etag"], made.body["etag"]);
     assert_eq!(api.get(ADMIN, &path).await.ok().body, changed.body);
     let listed = api.get(ADMIN, "/v1/tenants").await.ok();

@@ -487,6 +487,7 @@ pub(crate) fn tenant() -> Tenant {
         updated_at: Timestamp::EPOCH,
         version: 1,
         rate_limit: None,
+        unrecordable_scans: UnrecordableScans::Refuse,
     }
 }
 

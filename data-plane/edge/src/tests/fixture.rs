@@ -7,6 +7,7 @@ use std::time::Duration;
 use qrelay_store::appender::Appender;
 use qrelay_store::clock::SharedClock;
 use qrelay_store::id::{CodeId, TenantId};
+use qrelay_store::journal::{Journal, JournalConfig};
 use qrelay_store::model::Tenant;
 use qrelay_store::store::SharedStore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -38,6 +39,18 @@ impl Fixture {
     }
 
     pub(crate) async fn start_with(config: Config, edit: impl FnOnce(&mut Tenant)) -> Self {
+        Self::start_on(config, None, edit).await
+    }
+
+    pub(crate) async fn start_journaled(journal: JournalConfig, edit: impl FnOnce(&mut Tenant)) -> Self {
+        Self::start_on(Config::default(), Some(journal), edit).await
+    }
+
+    async fn start_on(
+        config: Config,
+        journal: Option<JournalConfig>,
+        edit: impl FnOnce(&mut Tenant),
+    ) -> Self {
         let store = FakeStore::new();
         let mut owner = tenant();
         edit(&mut owner);
@@ -45,9 +58,25 @@ impl Fixture {
         store.put_tenant(owner);
         let shared: SharedStore = store.clone();
         let clock: SharedClock = Arc::new(FixedClock);
-        let appender = Appender::start(shared.clone(), &clock, "test", Duration::from_millis(50))
-            .await
-            .unwrap();
+        let (store_of_log, heads_period) = (shared.clone(), Duration::from_millis(50));
+        let appender = match journal {
+            None => Appender::start(store_of_log, &clock, "test", heads_period)
+                .await
+                .unwrap(),
+            Some(journal) => {
+                let journal = Journal::open(journal).unwrap();
+                Appender::start_journaled(
+                    &tokio::runtime::Handle::current(),
+                    store_of_log,
+                    &clock,
+                    "test",
+                    heads_period,
+                    journal,
+                )
+                .await
+                .unwrap()
+            }
+        };
         let edge = config
             .build(Deps {
                 store: shared,

@@ -4,6 +4,7 @@ mod embedded;
 pub(crate) mod fake_store;
 mod fixture;
 mod hostile;
+mod journal;
 mod privacy;
 mod redirects;
 mod staleness;

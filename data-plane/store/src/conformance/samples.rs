@@ -14,6 +14,7 @@ use crate::{
     model::{
         ApiKey, Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, FailureRules, Filter,
         Host, IpPrivacy, KeyRole, Ordering, Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
+        UnrecordableScans,
     },
     record::ConversionRecord,
     store::{
@@ -84,6 +85,7 @@ pub fn tenant() -> Tenant {
         updated_at: at(0),
         version: 1,
         rate_limit: None,
+        unrecordable_scans: UnrecordableScans::Refuse,
     }
 }
 

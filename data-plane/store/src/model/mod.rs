@@ -19,7 +19,7 @@ pub use filter::Filter;
 pub use key::{ApiKey, KeyRole};
 pub use payload::{EventPayload, Payload, PayloadFormat};
 pub use signature::{Signature, SignatureScheme, refused_name};
-pub use tenant::{Durability, IpPrivacy, Tenant, TenantStatus, partition_of};
+pub use tenant::{Durability, IpPrivacy, Tenant, TenantStatus, UnrecordableScans, partition_of};
 pub use tls_client::TlsClient;
 
 use serde::{Deserialize, Serialize};

@@ -34,6 +34,9 @@ pub struct Tenant {
     /// How many requests may be begun to all of its endpoints together.
     #[serde(default)]
     pub rate_limit: Option<RateLimit>,
+    /// What happens to scans that cannot be recorded.
+    #[serde(default)]
+    pub unrecordable_scans: UnrecordableScans,
 }
 
 impl Tenant {
@@ -96,6 +99,17 @@ pub enum Durability {
     Relaxed,
 }
 
+/// What happens to a scan that cannot be recorded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnrecordableScans {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It is redirected all the same.
+    Answer,
+}
+
 /// What is kept of client addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -104,4 +118,22 @@ pub enum IpPrivacy {
     Drop,
     /// The /24 (IPv4) or /48 (IPv6) network.
     Truncate,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_an_earlier_release_is_read_with_the_defaults_of_what_came_later() {
+        let row = serde_json::json!({
+            "id": TenantId::from_bytes([1; 10]), "name": "Acme", "status": "active", "durability": "durable",
+            "ip_privacy": "drop", "partitions": [3], "created_at": 1, "updated_at": 2, "version": 4,
+        });
+        let tenant: Tenant = serde_json::from_value(row).unwrap();
+        assert_eq!(
+            (tenant.rate_limit, tenant.unrecordable_scans),
+            (None, UnrecordableScans::Refuse)
+        );
+    }
 }

@@ -17,6 +17,7 @@ use qrelay_store::{
     model::{
         Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, FailureRules, Filter, Host,
         IpPrivacy, Ordering, RateLimit, Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
+        UnrecordableScans,
     },
     record::{Classification, Record, ScanRecord},
     sqlite::{Options, SqliteStore},
@@ -126,6 +127,7 @@ impl World {
             updated_at: now,
             version: 1,
             rate_limit: None,
+            unrecordable_scans: UnrecordableScans::Refuse,
         }
     }
 
