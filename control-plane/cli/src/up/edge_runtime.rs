@@ -3,7 +3,7 @@
 //! A scan is answered beside everything else that this process does: deliveries, the API, look-ups. On threads of their own
 //! its tasks stand in no queue behind those, and the system's scheduler gives a thread that mostly waits its turn at once.
 
-use std::io;
+use std::{io, time::Duration};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -25,6 +25,18 @@ impl EdgeRuntime {
             .as_ref()
             .expect("invariant: only dropping takes the runtime")
             .handle()
+    }
+}
+
+/// What the last tasks may take to come to their next pause.
+const END_MAX: Duration = Duration::from_secs(1);
+
+impl EdgeRuntime {
+    /// Ends what still runs, so that nothing on these threads holds the store any more. Blocks.
+    pub(crate) fn end(mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_timeout(END_MAX);
+        }
     }
 }
 

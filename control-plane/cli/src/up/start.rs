@@ -60,7 +60,7 @@ pub struct Running {
     background_stop: CancellationToken,
     ready: Arc<Ready>,
     // Outlives the edge and the writer.
-    _edge_runtime: EdgeRuntime,
+    edge_runtime: EdgeRuntime,
     // Dropped last: the store waits for what is being committed and gives the directory free.
     store: Arc<SqliteStore>,
 }
@@ -117,7 +117,7 @@ pub async fn start(config: Config, metrics: Metrics, show_to: AdminKeyTo) -> Res
         background,
         background_stop: background_stop.clone(),
         ready: Arc::clone(&ready),
-        _edge_runtime: edge_runtime,
+        edge_runtime,
         store,
     };
     running.background.spawn(sqlite::retention::run(
@@ -224,7 +224,7 @@ impl Running {
         }
         // All others who hold the store.
         drop((self.ready, self.appender));
-        drop_store(self.store).await;
+        drop_store(self.edge_runtime, self.store).await;
         match closed {
             Err(error) => Err(StopError::Writer(error)),
             Ok(()) if late.is_empty() => Ok(()),
@@ -233,9 +233,13 @@ impl Running {
     }
 }
 
-/// Dropping the store waits for the disk.
-async fn drop_store(store: Arc<SqliteStore>) {
-    let dropped = tokio::task::spawn_blocking(move || drop(store)).await;
+/// Dropping the store waits for the disk. A writer that could not be closed in time holds it, too, and ends with its threads.
+async fn drop_store(threads: EdgeRuntime, store: Arc<SqliteStore>) {
+    let dropped = tokio::task::spawn_blocking(move || {
+        threads.end();
+        drop(store);
+    })
+    .await;
     dropped.expect("invariant: closing the store does not panic");
 }
 
