@@ -3,7 +3,6 @@
 //! The cluster is the one that `QRELAY_TEST_CQL` (host:port) names, else a node started for this test binary.
 
 mod cluster;
-mod combined;
 mod config_log;
 mod crashes;
 mod open;
@@ -14,21 +13,18 @@ use qrelay_store::{
     conformance::Fixture,
     conformance_tests,
     scylla::{ScyllaConfig, ScyllaStore},
-    sqlite::{self, SqliteStore},
     store::SharedStore,
 };
-use tempfile::TempDir;
 
-use self::{cluster::Keyspace, combined::Combined};
+use self::cluster::Keyspace;
 
 /// How long events are kept here.
 const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// An empty keyspace, and a directory for what is not kept in it yet.
+/// A store in an empty keyspace.
 struct Cluster {
-    store: Arc<Combined>,
+    store: Arc<ScyllaStore>,
     keyspace: Keyspace,
-    dir: TempDir,
 }
 
 /// How the tests' keyspaces are opened: there may be one node only.
@@ -40,23 +36,18 @@ fn config(keyspace: &Keyspace) -> ScyllaConfig {
 }
 
 impl Cluster {
-    async fn at(keyspace: Keyspace, dir: TempDir) -> Self {
-        let config = config(&keyspace);
-        let store = Combined {
-            cluster: ScyllaStore::open(&config).await.unwrap(),
-            directory: SqliteStore::open(dir.path(), &sqlite::Options::default()).unwrap(),
-        };
-        Self {
-            store: Arc::new(store),
-            keyspace,
-            dir,
-        }
+    async fn at(keyspace: Keyspace) -> Self {
+        let store = ScyllaStore::open(&config(&keyspace)).await.unwrap();
+        Self { store, keyspace }
     }
 }
 
 impl Fixture for Cluster {
+    /// A quarter of a minute each.
+    const HISTORIES: u32 = 4;
+
     async fn open() -> Self {
-        Self::at(Keyspace::empty().await, tempfile::tempdir().unwrap()).await
+        Self::at(Keyspace::empty().await).await
     }
 
     fn store(&self) -> SharedStore {
@@ -65,13 +56,17 @@ impl Fixture for Cluster {
 
     async fn restart(self) -> Self {
         drop(self.store);
-        Self::at(self.keyspace, self.dir).await
+        Self::at(self.keyspace).await
     }
 
-    /// The cluster stays, and so does the directory: what ends is the process.
+    /// The cluster stays: what ends is the process.
     async fn crash(self) -> Self {
         self.restart().await
     }
 }
 
-conformance_tests!(Cluster, #[ignore = "needs Cassandra: run by make test"], log config registry lists leases attempts commands conversions);
+conformance_tests!(
+    Cluster,
+    #[ignore = "needs Cassandra: run by make test"],
+    log config registry lists leases attempts commands conversions model
+);

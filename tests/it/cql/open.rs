@@ -2,6 +2,7 @@
 
 use futures::future::join_all;
 use qrelay_store::{
+    Store as _,
     conformance::{Fixture as _, samples},
     scylla::{OpenError, ScyllaConfig, ScyllaStore},
 };

@@ -27,6 +27,10 @@ use crate::store::SharedStore;
 
 /// An empty store of a backend, which can be opened again.
 pub trait Fixture: Send {
+    /// How many random histories are played: enough to meet every pair of operations, in about two seconds where a store
+    /// is opened and answers in no time.
+    const HISTORIES: u32 = 48;
+
     /// Makes an empty store.
     fn open() -> impl Future<Output = Self> + Send;
 

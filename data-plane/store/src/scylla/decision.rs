@@ -52,11 +52,6 @@ impl Decision {
 pub(super) struct Columns(HashMap<String, Option<CqlValue>>);
 
 impl Columns {
-    /// Whether anything stands there.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.values().all(Option::is_none)
-    }
-
     /// A number (`tinyint` to `bigint`, or a `timestamp`'s milliseconds).
     pub(super) fn number(&self, name: &str) -> Result<Option<i64>> {
         self.read(name, |value| match value {
@@ -72,11 +67,6 @@ impl Columns {
     /// A text.
     pub(super) fn text(&self, name: &str) -> Result<Option<String>> {
         self.read(name, |value| value.as_text().cloned())
-    }
-
-    /// Bytes.
-    pub(super) fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        self.read(name, |value| value.as_blob().cloned())
     }
 
     fn read<T>(&self, name: &str, read: impl FnOnce(&CqlValue) -> Option<T>) -> Result<Option<T>> {

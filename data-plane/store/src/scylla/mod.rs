@@ -8,8 +8,6 @@
 //! attempts: their rows leave by their time to live. Nothing is computed by the server: no time, no counter, no order
 //! but that of keys.
 
-#![allow(dead_code, reason = "its traits come one after the other")]
-
 mod attempts;
 mod commands;
 mod config;
@@ -28,7 +26,10 @@ mod writers;
 
 use std::sync::Arc;
 
-use crate::{clock::SharedClock, hints::Hints, store::Install};
+use crate::{
+    hints::Hints,
+    store::{ConfigLog as _, Install, Store},
+};
 
 #[cfg(feature = "testing")]
 pub use self::registry::Then;
@@ -45,7 +46,6 @@ pub struct ScyllaStore {
     cql: Arc<Cql>,
     install: Install,
     hints: Hints,
-    clock: SharedClock,
     /// The time to live of what retention takes, in seconds.
     ttl: i32,
     log: log::Statements,
@@ -75,12 +75,11 @@ impl ScyllaStore {
         let cql = Arc::new(Cql::connect(config).await?);
         let row = schema::apply(&cql, config).await?;
         let registry = Box::pin(registry::Configuration::open(&cql, config.ttl_seconds())).await?;
-        Ok(Arc::new(Self {
+        let store = Self {
             conversions: conversions::Reported::prepare(&cql, config.ttl_seconds()).await?,
             registry,
             install: row.install,
             hints: Hints::default(),
-            clock: Arc::clone(&config.clock),
             ttl: config.ttl_seconds(),
             log: log::Statements::prepare(&cql).await?,
             log_memory: log::SharedMemory::default(),
@@ -92,16 +91,23 @@ impl ScyllaStore {
             command_turn: tokio::sync::Mutex::default(),
             leases: leases::Statements::prepare(&cql).await?,
             cql,
-        }))
+        };
+        store.hints.publish_config(store.config_head().await?);
+        Ok(Arc::new(store))
     }
+}
 
-    /// What was fixed at creation.
-    pub fn install(&self) -> &Install {
+impl Store for ScyllaStore {
+    fn install(&self) -> &Install {
         &self.install
     }
 
-    /// The process's hints.
-    pub fn hints(&self) -> &Hints {
+    fn hints(&self) -> &Hints {
         &self.hints
+    }
+
+    /// Other processes work on the same keyspace: their leases and writers are waited out.
+    fn exclusive(&self) -> bool {
+        false
     }
 }

@@ -19,8 +19,6 @@ use crate::{
     store::SharedStore,
 };
 
-/// Runs so often: enough to meet every pair of operations, in about two seconds.
-const CASES: u32 = 48;
 const OPS: usize = 60;
 /// Of a thousand calls, so many fail or lose their answer.
 const FAULTS_PER_MILLE: u64 = 150;
@@ -117,7 +115,7 @@ pub fn any_op() -> impl Strategy<Value = Op> {
 /// When the store and the model disagree.
 pub fn random_operations_agree<F: Fixture>() {
     let config = Config {
-        cases: CASES,
+        cases: F::HISTORIES,
         failure_persistence: None,
         ..Config::default()
     };
