@@ -511,6 +511,27 @@ async fn a_change_that_is_swept_while_it_is_under_way_is_made_once() {
 
 #[tokio::test]
 #[ignore = "needs Cassandra: run by make test"]
+async fn a_sweeper_leaves_young_changes_alone_and_comes_back_to_them() {
+    let all = Processes::start().await;
+    let code = new_code();
+    // Stopped right after its name was written.
+    all.dying.after_writes(0, Then::StopUnheard);
+    all.dying.change(create(of_code(&code))).await.unwrap_err();
+    all.dying.work_again();
+    let mut seen = Seen::default();
+    let sweeper = &all.others[0];
+    for _ in 0..2 {
+        let swept = sweeper.sweep(&mut seen, Duration::from_secs(3600)).await;
+        assert_eq!(swept.unwrap(), 0);
+        assert_eq!(all.count("pending", "").await, 1);
+    }
+    assert_eq!(sweeper.sweep(&mut seen, Duration::ZERO).await.unwrap(), 1);
+    assert_eq!(all.count("pending", "").await, 0);
+    assert_eq!(sweeper.sweep(&mut seen, Duration::ZERO).await.unwrap(), 0);
+}
+
+#[tokio::test]
+#[ignore = "needs Cassandra: run by make test"]
 async fn a_short_link_whose_claimant_never_came_is_free_again() {
     let all = Processes::start().await;
     for statements in 0..STATEMENTS_MAX {
