@@ -17,6 +17,7 @@ use crate::{
     exchange::Exchanger,
     filters::Filters,
     identities::Identities,
+    membership::Membership,
     owner::{self, Shard},
     payloads::Payloads,
     permits::Permits,
@@ -39,6 +40,9 @@ pub struct Config {
     pub drain_deadline: Duration,
     /// Pause between checkpoints: a crash repeats about this much, and what was in flight.
     pub checkpoint_period: Duration,
+    /// Who this is, where a test has to know who is to have what.
+    #[cfg(test)]
+    pub(crate) owner: Option<OwnerId>,
 }
 
 impl Default for Config {
@@ -48,6 +52,8 @@ impl Default for Config {
             exchanges_max: limits::EXCHANGES_MAX,
             drain_deadline: DRAIN_DEADLINE_DEFAULT,
             checkpoint_period: limits::CHECKPOINT_PERIOD_EMBEDDED,
+            #[cfg(test)]
+            owner: None,
         }
     }
 }
@@ -82,9 +88,13 @@ impl Config {
             exchanger: deps.exchanger,
         };
         let permits = Permits::new(self.exchanges_max);
+        let owner = OwnerId::random();
+        #[cfg(test)]
+        let owner = self.owner.unwrap_or(owner);
         Dispatcher {
             shard: Arc::new(Shard {
-                owner: OwnerId::random(),
+                owner,
+                members: Membership::new(owner),
                 store: deps.store,
                 filters: Filters::new(sender.bodies.clone()),
                 sender,
@@ -97,9 +107,28 @@ impl Config {
 
 impl Dispatcher {
     /// Delivers until `stop` is cancelled, then drains: exchanges under way end or are saved as outstanding, the last
-    /// checkpoints are saved, and the leases are given back.
+    /// checkpoints are saved, and the leases are given back. Where other deliverers are there to take the partitions over,
+    /// these are given back at once, and exchanges under way end afterwards.
     pub async fn run(self, stop: CancellationToken) {
         let mut owners = JoinSet::new();
+        if !self.shard.store.exclusive() {
+            let (shard, until) = (Arc::clone(&self.shard), stop.clone());
+            let mut looked = shard.members.looked();
+            owners.spawn(async move {
+                let Shard {
+                    members,
+                    store,
+                    config,
+                    ..
+                } = &*shard;
+                members.keep(store, &config.addr, &until).await;
+            });
+            // Who knows nobody yet would take everything, only to hand it over.
+            tokio::select! {
+                _ = looked.changed() => {}
+                () = stop.cancelled() => {}
+            }
+        }
         let count = self.shard.store.install().partitions;
         for partition in (0..count).map(PartitionId::new) {
             owners.spawn(keep(Arc::clone(&self.shard), partition, stop.clone()));

@@ -16,7 +16,9 @@ use tokio::time::Instant;
 
 /// A lease whose (epoch, beat) did not move for so long is anybody's.
 pub const DEAD_AFTER: Duration = Duration::from_secs(12);
-/// A lease that was given back is anybody's after so long.
+/// So much longer is left to whoever is to have the partition.
+pub const AFTER_PREFERRED: Duration = Duration::from_secs(1);
+/// A lease that was given back, or never was, is anybody's after so long.
 pub const FREE_AFTER: Duration = Duration::from_secs(5);
 /// The holder moves its beat at least this often.
 pub const RENEW_PERIOD: Duration = Duration::from_secs(3);
@@ -38,19 +40,20 @@ pub struct Watch {
 
 impl Watch {
     /// Takes in what a read showed, at the instant of its response. Returns what a claim may expect, once it may.
-    /// `exclusive`: the store proves that no other process lives, so there is nobody to wait for.
-    pub fn observe(&mut self, lease: Option<&Lease>, exclusive: Exclusive, now: Instant) -> Option<Expect> {
+    pub fn observe(&mut self, lease: Option<&Lease>, role: Role, now: Instant) -> Option<Expect> {
         let fence = lease.map(|lease| lease.fence);
         let owner = lease.and_then(|lease| lease.owner);
-        if exclusive == Exclusive::Yes || lease.is_none() {
-            return Some(Expect(fence));
-        }
         let since = match self.seen {
             Some((seen, by, since)) if seen == fence && by == owner => since,
             _ => now,
         };
         self.seen = Some((fence, owner, since));
-        let patience = if owner.is_some() { DEAD_AFTER } else { FREE_AFTER };
+        let patience = match (role, owner) {
+            (Role::Alone, _) | (Role::Preferred, None) => Duration::ZERO,
+            (Role::Preferred, Some(_)) => DEAD_AFTER,
+            (Role::Other, Some(_)) => DEAD_AFTER + AFTER_PREFERRED,
+            (Role::Other, None) => FREE_AFTER,
+        };
         (now.duration_since(since) >= patience).then_some(Expect(fence))
     }
 
@@ -60,13 +63,15 @@ impl Watch {
     }
 }
 
-/// Whether the store proves that its user is alone.
+/// What a claimant is to a lease.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Exclusive {
-    /// The data directory's lock does.
-    Yes,
-    /// Others may live.
-    No,
+pub enum Role {
+    /// The only one that may hold it: the data directory's lock proves it, or the claim that stands there is its own.
+    Alone,
+    /// The one among the living that is to have it.
+    Preferred,
+    /// Another one.
+    Other,
 }
 
 /// What a claim expects to find.
@@ -248,7 +253,7 @@ mod tests {
         let at = |secs| start + Duration::from_secs(secs);
         let mut observe = |epoch, beat, secs| {
             let lease = lease(epoch, beat, Some(owner(1)));
-            watch.observe(Some(&lease), Exclusive::No, at(secs)).is_some()
+            watch.observe(Some(&lease), Role::Preferred, at(secs)).is_some()
         };
         assert!(!observe(1, 1, 0));
         assert!(!observe(1, 1, 11));
@@ -258,15 +263,17 @@ mod tests {
         watch.forget();
         assert!(
             watch
-                .observe(Some(&lease(1, 2, Some(owner(1)))), Exclusive::No, at(30))
+                .observe(Some(&lease(1, 2, Some(owner(1)))), Role::Preferred, at(30))
                 .is_none()
         );
-        assert!(watch.observe(None, Exclusive::No, at(30)).is_some());
+        assert!(watch.observe(None, Role::Preferred, at(30)).is_some());
         let free = lease(1, 3, None);
-        assert!(watch.observe(Some(&free), Exclusive::No, at(30)).is_none());
-        assert!(watch.observe(Some(&free), Exclusive::No, at(35)).is_some());
+        assert!(watch.observe(Some(&free), Role::Other, at(30)).is_none());
+        assert!(watch.observe(Some(&free), Role::Preferred, at(31)).is_some());
+        assert!(watch.observe(Some(&free), Role::Other, at(34)).is_none());
+        assert!(watch.observe(Some(&free), Role::Other, at(35)).is_some());
         let claim = watch
-            .observe(Some(&free), Exclusive::Yes, at(36))
+            .observe(Some(&free), Role::Alone, at(36))
             .unwrap()
             .claim(owner(2), "");
         assert_eq!(claim.fence, Fence { epoch: 2, beat: 0 });

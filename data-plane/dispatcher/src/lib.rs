@@ -11,6 +11,7 @@ pub mod health;
 pub mod identities;
 pub mod lease;
 pub mod ledger;
+mod membership;
 pub mod metrics;
 pub mod outstanding;
 mod owner;

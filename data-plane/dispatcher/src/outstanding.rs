@@ -20,7 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::usage::UsageDelta;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// Without hand-overs.
+const VERSION_SECOND: u8 = 2;
 /// Without codes and replays.
 const VERSION_FIRST: u8 = 1;
 
@@ -96,6 +98,39 @@ pub struct Entry {
     pub code: Option<CodeId>,
     /// The replay that it belongs to.
     pub replay: Option<Part>,
+    /// An attempt was under way when the partition was handed over: whoever handed it over finishes and records it.
+    pub abroad: bool,
+}
+
+/// An entry as it was before hand-overs.
+#[derive(Deserialize)]
+struct EntrySecond {
+    endpoint: EndpointId,
+    event: EventAddress,
+    event_type: EventType,
+    recorded_at: Timestamp,
+    attempts: u32,
+    first_at: Option<Timestamp>,
+    due: Timestamp,
+    code: Option<CodeId>,
+    replay: Option<Part>,
+}
+
+impl From<EntrySecond> for Entry {
+    fn from(second: EntrySecond) -> Self {
+        Self {
+            endpoint: second.endpoint,
+            event: second.event,
+            event_type: second.event_type,
+            recorded_at: second.recorded_at,
+            attempts: second.attempts,
+            first_at: second.first_at,
+            due: second.due,
+            code: second.code,
+            replay: second.replay,
+            abroad: false,
+        }
+    }
 }
 
 /// An entry as the first release wrote it.
@@ -122,6 +157,7 @@ impl From<EntryFirst> for Entry {
             due: first.due,
             code: None,
             replay: None,
+            abroad: false,
         }
     }
 }
@@ -138,14 +174,16 @@ pub fn encode(entries: &[Entry]) -> Vec<u8> {
 /// When the bytes are not entries of a known version.
 pub fn decode(body: &[u8]) -> Result<Vec<Entry>, InvalidChunk> {
     match body.split_first() {
-        Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {
-            Ok((entries, [])) => Ok(entries),
-            _ => Err(InvalidChunk::Body),
-        },
-        Some((&VERSION_FIRST, rest)) => match postcard::take_from_bytes::<Vec<EntryFirst>>(rest) {
-            Ok((entries, [])) => Ok(entries.into_iter().map(Entry::from).collect()),
-            _ => Err(InvalidChunk::Body),
-        },
+        Some((&VERSION, rest)) => entries::<Entry>(rest),
+        Some((&VERSION_SECOND, rest)) => entries::<EntrySecond>(rest),
+        Some((&VERSION_FIRST, rest)) => entries::<EntryFirst>(rest),
+        _ => Err(InvalidChunk::Body),
+    }
+}
+
+fn entries<E: serde::de::DeserializeOwned + Into<Entry>>(body: &[u8]) -> Result<Vec<Entry>, InvalidChunk> {
+    match postcard::take_from_bytes::<Vec<E>>(body) {
+        Ok((entries, [])) => Ok(entries.into_iter().map(Into::into).collect()),
         _ => Err(InvalidChunk::Body),
     }
 }
@@ -418,6 +456,7 @@ mod tests {
                             of: ReplayId::from_bytes(id),
                             sent,
                         }),
+                        abroad: index % 2 == 1,
                     }
                 },
             )
@@ -439,6 +478,7 @@ mod tests {
             due: at,
             code: None,
             replay: None,
+            abroad: false,
         };
         assert_eq!(decode(&body).unwrap(), [entry]);
     }

@@ -11,7 +11,7 @@ use qrelay_store::{
     model::{Endpoint, Ordering},
 };
 
-use super::{Delivery, Ledger, Own, Phase, SavedIn, feed::Moment};
+use super::{Delivery, Ledger, Own, Phase, SavedIn, abroad::Abroad, feed::Moment};
 use crate::{
     checkpoint::{RunName, RunRow},
     health,
@@ -187,8 +187,8 @@ impl Ledger {
         }
     }
 
-    /// Says whether the entry is a delivery that is still owed. It is never sent before it is due, and one that was
-    /// under way is due at once.
+    /// Says whether the entry is a delivery that is still owed. It is never sent before it is due; one that was under way
+    /// is due at once after a crash, and after a hand-over it still is under way.
     fn load_entry(&mut self, entry: &Entry, saved: SavedIn, at: Moment) -> bool {
         let Some(subscriber) = self.subscribers.get_mut(&entry.endpoint) else {
             return false;
@@ -203,8 +203,12 @@ impl Ledger {
             None => None,
         };
         let pause = entry.due.since(at.wall).min(schedule::DUE_AHEAD_MAX);
-        let in_order = subscriber.config.ordering == Ordering::PerCode && entry.code.is_some();
-        if in_order {
+        let in_order =
+            !entry.abroad && subscriber.config.ordering == Ordering::PerCode && entry.code.is_some();
+        if entry.abroad {
+            subscriber.in_flight += 1;
+            self.abroad.push(Abroad::of(entry));
+        } else if in_order {
             // Its place is found once all are there.
         } else if pause.is_zero() {
             subscriber.line_up(part, entry.event);
@@ -218,7 +222,11 @@ impl Ledger {
             attempts: entry.attempts,
             first_at: entry.first_at,
             due: entry.due,
-            phase: if in_order { Phase::Behind } else { Phase::Waiting },
+            phase: match (entry.abroad, in_order) {
+                (true, _) => Phase::InFlight,
+                (false, true) => Phase::Behind,
+                (false, false) => Phase::Waiting,
+            },
             revision: 0,
             saved: Some(saved),
             recalled: false,

@@ -8,6 +8,7 @@
 //! - [`feed`]: events become deliveries.
 //! - [`sending`]: deliveries go out and come back.
 //! - [`plan`]: what to save next, and what follows once it is saved; `draft`: within its budget.
+//! - [`abroad`]: what is under way when the partition changes hands.
 //! - [`recall`]: a delivery is sent again because its tenant asks.
 //! - [`replay`]: the events of a range are sent again, beside the live ones.
 //! - [`skip`]: what an endpoint that resumes with `now` is not sent.
@@ -19,6 +20,7 @@
 //! While a plan is under way nobody leaves, rejoins or is removed, and deliveries that it saves as outstanding are
 //! not completed (their completion is deferred): so what is planned stays true until the store has answered.
 
+pub mod abroad;
 mod announce;
 pub mod backlog;
 mod draft;
@@ -57,7 +59,7 @@ use qrelay_store::{
 };
 use tokio::time::Instant;
 
-use self::{order::Lanes, replay::Replay};
+use self::{abroad::Abroad, order::Lanes, replay::Replay};
 use crate::{
     checkpoint::RunName,
     health,
@@ -289,6 +291,10 @@ pub struct Ledger {
     /// Where the next plan goes on with own runs, and with replays.
     own_turn: Option<EndpointId>,
     replay_turn: Option<ReplayId>,
+    /// The partition is being handed over; what is under way is due then.
+    leaving: Option<Timestamp>,
+    /// What was under way when the partition was handed over to us.
+    abroad: Vec<Abroad>,
 }
 
 impl Ledger {
@@ -323,6 +329,8 @@ impl Ledger {
             starved: false,
             own_turn: None,
             replay_turn: None,
+            leaving: None,
+            abroad: Vec::new(),
         }
     }
 

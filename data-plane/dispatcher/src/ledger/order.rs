@@ -94,6 +94,14 @@ impl Ledger {
     /// After the load of a checkpoint: what was outstanding lines up as it stood.
     pub(super) fn form_lanes(&mut self, at: Moment) {
         for subscriber in self.subscribers.values_mut() {
+            // What is under way abroad is the first of its lane.
+            let config = std::sync::Arc::clone(&subscriber.config);
+            let abroad = subscriber.deliveries.iter();
+            let abroad = abroad.filter(|(_, delivery)| delivery.phase == Phase::InFlight);
+            let abroad: Vec<_> = abroad.map(|(event, delivery)| (*event, delivery.code)).collect();
+            for (event, code) in abroad {
+                subscriber.lanes.join(&config, code, event);
+            }
             let waiting = subscriber.deliveries.iter();
             let waiting = waiting.filter(|(_, delivery)| delivery.phase == Phase::Behind);
             let waiting: BTreeMap<EventAddress, (Timestamp, Option<CodeId>)> = waiting
@@ -110,7 +118,6 @@ impl Ledger {
             }
             order.sort_unstable_by_key(|(recorded_at, event, _)| (*recorded_at, *event));
             for (_, event, code) in order {
-                let config = std::sync::Arc::clone(&subscriber.config);
                 if !subscriber.lanes.join(&config, code, event) {
                     subscriber.go(event, at);
                 }

@@ -307,6 +307,8 @@ impl Ledger {
 
     fn entry(&self, endpoint: EndpointId, event: EventAddress) -> Option<(Entry, Member)> {
         let delivery = self.subscribers.get(&endpoint)?.deliveries.get(&event)?;
+        let under_way = matches!(delivery.phase, Phase::InFlight | Phase::Recording(_));
+        let leaving = self.leaving.filter(|_| under_way);
         let entry = Entry {
             endpoint,
             event,
@@ -314,9 +316,11 @@ impl Ledger {
             recorded_at: delivery.recorded_at,
             attempts: delivery.attempts,
             first_at: delivery.first_at,
-            due: delivery.due,
+            due: leaving.unwrap_or(delivery.due),
             code: delivery.code,
             replay: delivery.replay,
+            // A replay counts its own attempts: its deliveries just wait.
+            abroad: leaving.is_some() && delivery.replay.is_none(),
         };
         let member = Member {
             endpoint,

@@ -166,6 +166,11 @@ impl Ledger {
             }
             Finish::Unused(pause) => {
                 delivery.phase = Phase::Waiting;
+                if self.leaving.is_some() && delivery.saved.is_some() {
+                    // It may have been saved as under way.
+                    delivery.revision += 1;
+                    self.dirty.insert((endpoint, event));
+                }
                 if !skipped {
                     subscriber.wait(part, event, at.now + pause);
                 }

@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Shard,
+    Shard, answered,
     commands::Asked,
     reader::{LogReader, NEWS_MAX, News, see},
     saving::Answer,
@@ -32,10 +32,18 @@ use super::{
 };
 use crate::{
     attempt::Over,
+    config::DRAIN_DEADLINE_DEFAULT,
     cursor::Stream,
     filters::{Asking, Budget},
-    lease::{Held, Sending},
-    ledger::{Ledger, feed::SeenBatch, plan::Plan, replay::ReplayStep, sending::Job},
+    lease::{Held, LOOK_WAIT, Sending},
+    ledger::{
+        Ledger,
+        abroad::{ABROAD_FOR, Abroad},
+        feed::SeenBatch,
+        plan::Plan,
+        replay::ReplayStep,
+        sending::Job,
+    },
     metrics,
     turns::Turns,
 };
@@ -46,6 +54,9 @@ pub(super) const SETTLE_PERIOD: Duration = Duration::from_millis(200);
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
 /// How far beyond its deadline a drain may go for its last rows and saves.
 const CLOSE_MARGIN: Duration = Duration::from_secs(2);
+
+/// So long a hand-over waits for more to be saved; what is not is repeated.
+const HAND_OVER_WAIT: Duration = Duration::from_secs(1);
 
 /// What an event takes in the log at least: an own run reads about as many at once as its window has.
 const OWN_READ_EVENT_BYTES: usize = 200;
@@ -59,6 +70,8 @@ pub(super) enum End {
     Stopped,
     /// Somebody else has the lease.
     Fenced,
+    /// It gave the lease back to somebody who asked for it.
+    HandedOver,
 }
 
 /// What a task brings back.
@@ -87,6 +100,8 @@ pub(super) enum Done {
     Nothing,
     /// The lease was given back, or not.
     Released(Result<Cas>),
+    /// What the attempt log knows of attempts that were under way when the partition was taken over.
+    Abroad(Vec<(Abroad, Option<AttemptRow>)>),
 }
 
 /// What an own run's read brought.
@@ -105,8 +120,12 @@ pub(super) enum Mode {
     Running,
     /// Nothing new is started. Exchanges may go on until the instant.
     Draining(Instant),
+    /// Nothing new is started, and what has not begun does not begin any more. What is under way is being saved.
+    HandingOver(Instant),
     /// All is saved; the lease is being given back.
     Releasing,
+    /// The lease is another's. What is under way ends and is recorded, until the instant at the latest.
+    Left(Instant),
 }
 
 /// The owner of one partition.
@@ -171,12 +190,18 @@ pub(super) struct Actor {
     // Announcements of health: when to look, and those on their way.
     pub(super) announce_at: Instant,
     pub(super) announcing: HashSet<EndpointId>,
+    // What was under way when the partition was taken over: when to look, and until when.
+    pub(super) abroad: Vec<Abroad>,
+    pub(super) abroad_at: Instant,
+    pub(super) abroad_until: Instant,
+    /// Whether the lease goes to another one, and the partition's owner ends later.
+    hands_over: bool,
     settle_at: Instant,
     report_at: Instant,
 }
 
 impl Actor {
-    pub(super) fn new(shard: Arc<Shard>, ledger: Ledger, tenants: &[Arc<Tenant>], held: Held) -> Self {
+    pub(super) fn new(shard: Arc<Shard>, mut ledger: Ledger, tenants: &[Arc<Tenant>], held: Held) -> Self {
         let (sender, news) = mpsc::channel(NEWS_MAX);
         let store = Arc::clone(&shard.store);
         let events = (shard.sender.bodies.clone(), shard.filters.clone());
@@ -191,7 +216,7 @@ impl Actor {
             reader.run().await;
             Done::Reader
         });
-        let now = Instant::now();
+        let (now, abroad) = (Instant::now(), ledger.take_abroad());
         let mut actor = Self {
             until: watch::Sender::new(held.start_until()),
             turns: Turns::new(shard.permits.clone()),
@@ -235,6 +260,10 @@ impl Actor {
             retries: HashMap::new(),
             announce_at: now,
             announcing: HashSet::new(),
+            abroad,
+            abroad_at: now,
+            abroad_until: now + ABROAD_FOR,
+            hands_over: false,
             settle_at: now,
             report_at: now,
         };
@@ -243,9 +272,8 @@ impl Actor {
             .for_each(|tenant| actor.turns.paces.limit_tenant(tenant));
         // From the claim on, so that an endpoint's first permit is due one period later, and not after its first event.
         let endpoints: Vec<_> = actor.ledger.subscribers().map(|known| known.config.id).collect();
-        for endpoint in endpoints {
-            drop(actor.turns.paces.of(&actor.ledger, endpoint));
-        }
+        let mut pace = |endpoint| drop(actor.turns.paces.of(&actor.ledger, endpoint));
+        endpoints.into_iter().for_each(&mut pace);
         actor
     }
 
@@ -253,6 +281,7 @@ impl Actor {
     pub(super) async fn run(mut self, stop: &CancellationToken) -> End {
         let hints = self.shard.store.hints().partition(self.partition);
         let (mut commands, mut freed) = (hints.commands(), self.shard.permits.freed());
+        let mut members = self.shard.members.looked();
         loop {
             self.advance();
             if let Some(end) = self.end {
@@ -265,7 +294,18 @@ impl Actor {
                 Some(news) = self.news.recv(), if reads => self.learn(news),
                 Ok(()) = freed.changed(), if self.turns.starved => self.turns.starved = false,
                 Ok(()) = commands.changed() => self.commands_due = Instant::now(),
-                () = stop.cancelled(), if self.mode == Mode::Running => self.drain(),
+                Ok(()) = members.changed(), if self.mode == Mode::Running => {
+                    if self.shard.members.is_asked(self.partition) {
+                        self.hand_over();
+                    }
+                }
+                () = stop.cancelled(), if self.mode == Mode::Running => {
+                    if self.shard.members.has_others() {
+                        self.hand_over();
+                    } else {
+                        self.drain();
+                    }
+                }
                 () = sleep_until(wake) => {}
             }
             // What came back meanwhile is taken together: a look at whose turn it is costs more than each of them.
@@ -318,6 +358,7 @@ impl Actor {
             self.read_replays(now);
             self.poll_commands(now);
             self.announce(now);
+            self.look_abroad(now);
             self.take_turns(now);
         }
         self.record_rows(now);
@@ -331,7 +372,7 @@ impl Actor {
         if self.ledger.undone() > 0 || self.ledger.own_runs().next().is_some() {
             wake = wake.min(self.settle_at);
         }
-        if !self.saving {
+        if !self.saving && !matches!(self.mode, Mode::Releasing | Mode::Left(_)) {
             wake = wake.min(self.next_save());
         }
         if !self.rows.is_empty() && !self.recording {
@@ -352,8 +393,13 @@ impl Actor {
                 if let Some(at) = self.turns.next_wake() {
                     wake = wake.min(at);
                 }
+                if !self.abroad.is_empty() {
+                    wake = wake.min(self.abroad_at);
+                }
             }
-            Mode::Draining(deadline) => wake = wake.min(deadline),
+            Mode::Draining(deadline) | Mode::Left(deadline) => wake = wake.min(deadline),
+            Mode::HandingOver(deadline) if Instant::now() < deadline => wake = wake.min(deadline),
+            Mode::HandingOver(deadline) => wake = wake.min(deadline + DRAIN_DEADLINE_DEFAULT),
             Mode::Releasing => {}
         }
         // A moment that has passed and still could not be used (the store is busy) must not spin.
@@ -432,6 +478,7 @@ impl Actor {
             Done::Commands(commands) => self.take_commands(commands),
             Done::Finished(command, result) => self.command_finished(command, result),
             Done::Announced(endpoint, version, result) => self.end_announcement(endpoint, version, result),
+            Done::Abroad(looked) => self.end_look_abroad(looked),
             Done::Released(result) => {
                 match result {
                     Ok(Cas::Applied) => {
@@ -444,7 +491,12 @@ impl Actor {
                         tracing::warn!(partition = %self.partition, %error, "cannot give the lease back; it ends by itself")
                     }
                 }
-                self.end = Some(End::Stopped);
+                if self.hands_over {
+                    self.mode = Mode::Left(Instant::now() + ABROAD_FOR);
+                    self.release_all_rows();
+                } else {
+                    self.end = Some(End::Stopped);
+                }
             }
         }
     }
@@ -549,11 +601,51 @@ impl Actor {
         tracing::debug!(partition = %self.partition, exchanges = self.exchanges, "draining");
     }
 
+    /// Gives the partition to another one at once. What is under way goes on, and is saved as what somebody else finishes
+    /// and records.
+    fn hand_over(&mut self) {
+        let now = Instant::now();
+        self.reader.abort();
+        self.hands_over = true;
+        self.mode = Mode::HandingOver(now + HAND_OVER_WAIT);
+        // From here on no request begins, so that the limits are the next owner's alone.
+        self.until.send_replace(now);
+        self.ledger.depart(self.wall().after(ABROAD_FOR));
+        self.nothing_to_save = false;
+        self.save_at = now;
+        tracing::debug!(partition = %self.partition, exchanges = self.exchanges, "handing over");
+    }
+
     /// Gives the lease back once everything is over or saved.
     fn close(&mut self, now: Instant) {
-        let Mode::Draining(deadline) = self.mode else {
-            return;
-        };
+        match self.mode {
+            Mode::Draining(deadline) => self.close_drained(deadline, now),
+            Mode::HandingOver(deadline) => {
+                if self.saving || self.held.is_unresolved() {
+                    if now >= deadline + DRAIN_DEADLINE_DEFAULT {
+                        tracing::warn!(partition = %self.partition, "stopped without a last save; what it would have held is repeated");
+                        self.end = Some(End::HandedOver);
+                    }
+                    return;
+                }
+                // What ends meanwhile would always leave something to save.
+                if self.nothing_to_save || now >= deadline {
+                    self.release();
+                } else {
+                    self.save_at = now;
+                }
+            }
+            Mode::Left(deadline) => {
+                let recorded = self.rows.is_empty() && !self.recording && self.finishing == 0;
+                if (self.exchanges == 0 && recorded) || now >= deadline {
+                    self.end = Some(End::HandedOver);
+                }
+            }
+            Mode::Running | Mode::Releasing => {}
+        }
+    }
+
+    fn close_drained(&mut self, deadline: Instant, now: Instant) {
         if now >= deadline + CLOSE_MARGIN {
             tracing::warn!(partition = %self.partition, "stopped without a last save; what it would have held is repeated");
             self.end = Some(End::Stopped);
@@ -568,11 +660,17 @@ impl Actor {
             self.save_at = now;
             return;
         }
+        self.release();
+    }
+
+    fn release(&mut self) {
         self.mode = Mode::Releasing;
         let (expected, lease) = self.held.release();
         let (shard, partition) = (Arc::clone(&self.shard), self.partition);
-        self.work
-            .spawn(async move { Done::Released(shard.store.claim(partition, Some(expected), &lease).await) });
+        self.work.spawn(async move {
+            let claim = shard.store.claim(partition, Some(expected), &lease);
+            Done::Released(answered(&shard.store, LOOK_WAIT, claim).await)
+        });
     }
 
     pub(super) fn wall(&self) -> Timestamp {

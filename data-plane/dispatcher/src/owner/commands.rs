@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::{
     Shard,
-    actor::{Actor, Done},
+    actor::{Actor, Done, Mode},
     replays::Wish,
 };
 use crate::{
@@ -199,6 +199,8 @@ impl Actor {
         self.ledger.end_test(endpoint.id);
         let outcome = match over.made {
             Made::Exchange(outcome) => outcome,
+            // The next owner finds it pending.
+            Made::NotMade(_) if self.mode != Mode::Running => return,
             Made::NotMade(reason) => return self.refuse(command.id, &reason),
             Made::Never(reason) => return self.refuse(command.id, reason),
         };

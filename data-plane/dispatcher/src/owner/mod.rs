@@ -5,6 +5,7 @@
 //! included, and the partition is claimed anew like any other. The lease is renewed from the claim on, also while the
 //! checkpoint is loaded, however long that takes.
 
+mod abroad;
 mod actor;
 mod announce;
 mod commands;
@@ -38,12 +39,13 @@ use crate::{
     attempt::Sender,
     config::Config,
     filters::Filters,
-    lease::{Exclusive, Held, LOOK_WAIT, SAVE_WAIT, Saved, Watch},
+    lease::{Held, LOOK_WAIT, Role, SAVE_WAIT, Saved, Watch},
     ledger::{
         Ledger,
         feed::Moment,
         load::{Loaded, LoadedChunk},
     },
+    membership::Membership,
     metrics,
     outstanding::{self, DoneMap},
     permits::Permits,
@@ -53,6 +55,8 @@ use self::actor::{Actor, End};
 
 /// Pause between looks at a lease, and after a failure of the store.
 const LOOK_PERIOD: Duration = Duration::from_millis(500);
+/// The same for a partition that its holder was asked for.
+const ASKED_LOOK_PERIOD: Duration = Duration::from_millis(100);
 /// Chunks read at once while loading.
 const CHUNK_READS: usize = 8;
 /// Endpoints per page while loading.
@@ -66,6 +70,7 @@ pub(crate) struct Shard {
     pub(crate) permits: Permits,
     pub(crate) config: Config,
     pub(crate) filters: Filters,
+    pub(crate) members: Membership,
 }
 
 impl Shard {
@@ -78,7 +83,7 @@ impl Shard {
 }
 
 /// Waits for the store's answer, but where others may live not for ever: what was not answered is of unknown outcome.
-async fn answered<T>(
+pub(crate) async fn answered<T>(
     store: &SharedStore,
     wait: Duration,
     call: impl Future<Output = Result<T>> + Send,
@@ -95,23 +100,36 @@ async fn answered<T>(
 pub(crate) async fn own(shard: Arc<Shard>, partition: PartitionId, stop: CancellationToken) {
     let mut watch = Watch::default();
     while !stop.is_cancelled() {
+        let mut pause = LOOK_PERIOD;
         match Box::pin(once(&shard, partition, &mut watch, &stop)).await {
-            Ok(Some(End::Stopped)) => return,
-            Ok(Some(End::Fenced)) => {
+            Ok(Look::Ran(End::Stopped)) => return,
+            Ok(Look::Ran(End::HandedOver)) => watch.forget(),
+            Ok(Look::Ran(End::Fenced)) => {
                 tracing::warn!(%partition, "lost the lease; everything of the partition was stopped");
                 watch.forget();
             }
-            Ok(None) => {}
+            Ok(Look::Asked) => pause = ASKED_LOOK_PERIOD,
+            Ok(Look::Left) => {}
             Err(error) => {
                 tracing::warn!(%partition, %error, "cannot take the partition up; trying again");
                 watch.forget();
             }
         }
         tokio::select! {
-            () = sleep(LOOK_PERIOD) => {}
+            () = sleep(pause) => {}
             () = stop.cancelled() => return,
         }
     }
+}
+
+/// What a look at a lease came to.
+enum Look {
+    /// It is another's, or not to be had yet.
+    Left,
+    /// It is another's who was asked for it.
+    Asked,
+    /// It was claimed, and the partition run to this end.
+    Ran(End),
 }
 
 /// Looks at the lease; if it can be had, claims it and runs the partition to its end.
@@ -120,26 +138,30 @@ async fn once(
     partition: PartitionId,
     watch: &mut Watch,
     stop: &CancellationToken,
-) -> Result<Option<End>> {
+) -> Result<Look> {
     let store = &shard.store;
     let lease = answered(store, LOOK_WAIT, store.lease(partition)).await?;
     // A claim of ours whose answer was lost is nobody else's.
     let ours = lease
         .as_ref()
         .is_some_and(|lease| lease.owner == Some(shard.owner));
-    let exclusive = if store.exclusive() || ours {
-        Exclusive::Yes
+    let role = if store.exclusive() || ours {
+        Role::Alone
     } else {
-        Exclusive::No
+        shard.members.role(partition)
     };
-    let Some(expect) = watch.observe(lease.as_ref(), exclusive, Instant::now()) else {
-        return Ok(None);
+    let Some(expect) = watch.observe(lease.as_ref(), role, Instant::now()) else {
+        let held = lease.is_some_and(|lease| lease.owner.is_some());
+        let asked = held && role == Role::Preferred;
+        shard.members.want(partition, asked);
+        return Ok(if asked { Look::Asked } else { Look::Left });
     };
+    shard.members.want(partition, false);
     let claim = expect.claim(shard.owner, &shard.config.addr);
     let sent = Instant::now();
     let claimed = store.claim(partition, expect.0, &claim);
     if answered(store, LOOK_WAIT, claimed).await? != Cas::Applied {
-        return Ok(None);
+        return Ok(Look::Left);
     }
     let mut held = Held::new(&claim, shard.owner, sent);
     let epoch = held.epoch();
@@ -148,7 +170,7 @@ async fn once(
         () = renewed(store, partition, &mut held) => None,
     };
     let Some((ledger, tenants)) = loaded else {
-        return Ok(Some(End::Fenced));
+        return Ok(Look::Ran(End::Fenced));
     };
     tracing::info!(%partition, epoch = held.epoch(), undone = ledger.undone(), "took the partition up");
     metrics::leases_held(1.0);
@@ -156,7 +178,7 @@ async fn once(
         .run(stop)
         .await;
     metrics::leases_held(-1.0);
-    Ok(Some(end))
+    Ok(Look::Ran(end))
 }
 
 /// Renews a lease while nothing else is saved. Ends only when it is lost. May be dropped at any time: what was sent

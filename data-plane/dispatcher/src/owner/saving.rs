@@ -55,7 +55,8 @@ impl Actor {
     /// that goes on. So it waits for the save, or for the end of its delivery, but not long.
     pub(super) fn add_row(&mut self, row: AttemptRow) {
         let waits = row.status == DeliveryStatus::Retrying;
-        if waits && !self.ledger.keeps_its_id(row.endpoint, row.event) {
+        if waits && !matches!(self.mode, Mode::Left(_)) && !self.ledger.keeps_its_id(row.endpoint, row.event)
+        {
             self.held_rows.push((Instant::now() + ID_WAIT, row));
             return;
         }
@@ -74,6 +75,11 @@ impl Actor {
             .partition(|(until, row)| *until > now && !self.ledger.keeps_its_id(row.endpoint, row.event));
         self.held_rows = held;
         ready.into_iter().for_each(|(_, row)| self.push_row(row));
+    }
+
+    /// Lets all held rows go: nothing is saved any more.
+    pub(super) fn release_all_rows(&mut self) {
+        self.release_rows(|_| true);
     }
 
     fn release_rows(&mut self, which: impl Fn(&AttemptRow) -> bool) {
@@ -166,7 +172,7 @@ impl Actor {
     }
 
     pub(super) fn save(&mut self, now: Instant) {
-        if self.saving || self.mode == Mode::Releasing {
+        if self.saving || matches!(self.mode, Mode::Releasing | Mode::Left(_)) {
             return;
         }
         if self.held.is_unresolved() {
@@ -243,7 +249,9 @@ impl Actor {
             }
             Answer::Sent(Ok(cas)) => self.held.answered(sending, Some(&cas)),
         };
-        self.until.send_replace(self.held.start_until());
+        if matches!(self.mode, Mode::Running | Mode::Draining(_)) {
+            self.until.send_replace(self.held.start_until());
+        }
         // While one is in doubt, what is sent has no plan.
         let plan = plan.or_else(|| self.in_doubt.take());
         match saved {

@@ -12,7 +12,7 @@ use qrelay_store::{
 };
 use tokio::time::Instant;
 
-use super::actor::{Actor, Done};
+use super::actor::{Actor, Done, Mode};
 use crate::{
     attempt::{Attempt, Made, Over, RowOf},
     cursor::Stream,
@@ -83,7 +83,9 @@ impl Actor {
             Made::Exchange(outcome) => self.exchanged(&job, &over, outcome),
             Made::NotMade(reason) => {
                 metrics::not_made();
-                self.hold_for_own_trouble(&job, reason);
+                if self.mode == Mode::Running {
+                    self.hold_for_own_trouble(&job, reason);
+                }
                 Finish::Unused(schedule::OWN_TROUBLE_PAUSE)
             }
             Made::Never(reason) => self.unsendable(&job, &over, reason),

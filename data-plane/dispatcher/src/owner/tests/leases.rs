@@ -4,15 +4,21 @@ use std::time::Duration;
 
 use qrelay_store::{
     fault::{Fault, FaultStore, Op},
+    id::OwnerId,
+    model::{Endpoint, Ordering},
     store::{Leases, SharedStore},
 };
 use tokio::time::Instant;
 
 use super::world::{Receiver, Running, World};
-use crate::lease::{DEAD_AFTER, RENEW_PERIOD};
+use crate::{
+    Config,
+    lease::{DEAD_AFTER, FREE_AFTER, RENEW_PERIOD},
+    membership::weight,
+};
 
 /// Calls that an owner or a claimant makes, other than reads of the log.
-const OPS: [Op; 8] = [
+const OPS: [Op; 10] = [
     Op::Lease,
     Op::Claim,
     Op::Checkpoint,
@@ -21,6 +27,8 @@ const OPS: [Op; 8] = [
     Op::DeleteChunks,
     Op::RecordAttempts,
     Op::PendingCommands,
+    Op::PutMember,
+    Op::Members,
 ];
 
 /// Two ways into the same store, neither of which proves that the other is dead.
@@ -32,7 +40,17 @@ async fn two_ways(world: &World) -> [std::sync::Arc<FaultStore>; 2] {
     })
 }
 
-async fn owner(world: &World) -> Option<(qrelay_store::id::OwnerId, u64)> {
+/// Settings of two deliverers, of which the first is to have the partition.
+fn ranked(world: &World) -> [Config; 2] {
+    let mut owners = [OwnerId::random(), OwnerId::random()];
+    owners.sort_by_key(|owner| std::cmp::Reverse(weight(*owner, world.partition())));
+    owners.map(|owner| Config {
+        owner: Some(owner),
+        ..Config::default()
+    })
+}
+
+async fn owner(world: &World) -> Option<(OwnerId, u64)> {
     let lease = world.store.lease(world.partition()).await.unwrap()?;
     Some((lease.owner?, lease.fence.epoch))
 }
@@ -49,9 +67,10 @@ async fn owned_in_epoch(world: &World, epoch: u64) -> Instant {
 async fn a_dead_owner_is_taken_over_once_its_beat_stood_still() {
     let world = World::new().await;
     let [first, second] = two_ways(&world).await;
-    let mut one = Running::start(&world, first, crate::Config::default());
+    let [preferred, other] = ranked(&world);
+    let mut one = Running::start(&world, first, preferred);
     owned_in_epoch(&world, 1).await;
-    let mut two = Running::start(&world, second, crate::Config::default());
+    let mut two = Running::start(&world, second, other);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(owner(&world).await.unwrap().1, 1, "a living owner is left alone");
     one.kill().await;
@@ -70,11 +89,14 @@ async fn a_dead_owner_is_taken_over_once_its_beat_stood_still() {
 async fn a_zombies_save_is_refused_and_it_stops() {
     let world = World::new().await;
     let [first, second] = two_ways(&world).await;
-    let mut one = Running::start(&world, std::sync::Arc::clone(&first), crate::Config::default());
+    let [preferred, other] = ranked(&world);
+    let mut one = Running::start(&world, std::sync::Arc::clone(&first), other);
     owned_in_epoch(&world, 1).await;
     let zombie = owner(&world).await.unwrap().0;
-    first.break_all(Op::Save, Fault::Stall);
-    let mut two = Running::start(&world, second, crate::Config::default());
+    for op in [Op::Save, Op::Claim] {
+        first.break_all(op, Fault::Stall);
+    }
+    let mut two = Running::start(&world, second, preferred);
     owned_in_epoch(&world, 2).await;
     let living = owner(&world).await.unwrap();
     assert_ne!(living.0, zombie);
@@ -94,18 +116,31 @@ async fn a_zombies_save_is_refused_and_it_stops() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_partition_that_was_given_back_is_taken_after_five_seconds() {
+async fn a_partition_that_nobody_is_to_have_is_anybodys_after_five_seconds() {
     let world = World::new().await;
     let [first, second] = two_ways(&world).await;
-    let mut one = Running::start(&world, first, crate::Config::default());
-    owned_in_epoch(&world, 1).await;
-    let mut two = Running::start(&world, second, crate::Config::default());
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    one.stop().await;
-    let stopped = Instant::now();
+    let [preferred, other] = ranked(&world);
+    // The one that should have it is there, and cannot claim it.
+    first.break_all(Op::Claim, Fault::Unavailable);
+    let mut one = Running::start(&world, std::sync::Arc::clone(&first), preferred);
+    first.called(Op::Claim, 1).await;
+    let begun = Instant::now();
+    let mut two = Running::start(&world, second, other);
+    let taken = owned_in_epoch(&world, 1).await;
+    assert!(taken - begun >= FREE_AFTER && taken - begun < FREE_AFTER + Duration::from_secs(2));
+    // Then it can, asks for it, and has it.
+    first.heal_all();
+    let healed = Instant::now();
     let taken = owned_in_epoch(&world, 2).await;
-    assert!(taken - stopped < Duration::from_secs(7));
+    assert!(taken - healed < Duration::from_secs(3), "{:?}", taken - healed);
+    // Its stop gives it to the other one at once.
+    let stopped = Instant::now();
+    one.stop().await;
+    let taken = owned_in_epoch(&world, 3).await;
+    assert!(taken - stopped < Duration::from_secs(3), "{:?}", taken - stopped);
     two.stop().await;
+    assert_eq!(owner(&world).await, None);
+    assert_eq!(world.store.members().await.unwrap(), []);
 }
 
 /// From here on the clock is held whenever somebody works, and jumps when nobody does.
@@ -119,9 +154,10 @@ async fn pass(time: Duration) {
 async fn nobody_is_robbed_while_the_store_itself_stalls() {
     let world = World::new().await;
     let [first, second] = two_ways(&world).await;
-    let mut one = Running::start(&world, std::sync::Arc::clone(&first), crate::Config::default());
+    let [preferred, other] = ranked(&world);
+    let mut one = Running::start(&world, std::sync::Arc::clone(&first), preferred);
     owned_in_epoch(&world, 1).await;
-    let mut two = Running::start(&world, std::sync::Arc::clone(&second), crate::Config::default());
+    let mut two = Running::start(&world, std::sync::Arc::clone(&second), other);
     second.called(Op::Lease, 3).await;
     for fault in [Fault::Stall, Fault::StallAnswer, Fault::Unavailable] {
         for store in [&first, &second] {
@@ -145,10 +181,11 @@ async fn nobody_is_robbed_while_the_store_itself_stalls() {
 async fn a_lease_is_renewed_however_long_its_checkpoint_takes_to_load() {
     let world = World::new().await;
     let [first, second] = two_ways(&world).await;
+    let [preferred, other] = ranked(&world);
     first.break_all(Op::EndpointsHomed, Fault::Stall);
-    let mut one = Running::start(&world, std::sync::Arc::clone(&first), crate::Config::default());
+    let mut one = Running::start(&world, std::sync::Arc::clone(&first), preferred);
     owned_in_epoch(&world, 1).await;
-    let mut two = Running::start(&world, second, crate::Config::default());
+    let mut two = Running::start(&world, second, other);
     // An answer that is lost meanwhile is found out about.
     first.break_next(Op::Save, 2, Fault::LoseAnswer);
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -171,9 +208,10 @@ async fn a_lease_is_renewed_while_chunks_cannot_be_written() {
         })
         .await;
     let [first, second] = two_ways(&world).await;
-    let mut one = Running::start(&world, std::sync::Arc::clone(&first), crate::Config::default());
+    let [preferred, other] = ranked(&world);
+    let mut one = Running::start(&world, std::sync::Arc::clone(&first), preferred);
     owned_in_epoch(&world, 1).await;
-    let mut two = Running::start(&world, second, crate::Config::default());
+    let mut two = Running::start(&world, second, other);
     for fault in [Fault::Stall, Fault::Unavailable] {
         first.break_all(Op::PutChunk, fault);
         let ids = world.scan(1).await;
@@ -199,7 +237,8 @@ async fn a_shard_that_was_stopped_past_its_lease_moves_no_cursor_and_loses_no_ev
     let receiver = Receiver::ok().await;
     world.endpoint(&receiver, |_| {}).await;
     let [first, second] = two_ways(&world).await;
-    let mut one = Running::start(&world, std::sync::Arc::clone(&first), crate::Config::default());
+    let [preferred, other] = ranked(&world);
+    let mut one = Running::start(&world, std::sync::Arc::clone(&first), other);
     let mut ids = world.scan(3).await;
     super::until("they are saved", async || world.saved_deliveries().await == 3).await;
     // It sends two more and never gets to save them.
@@ -212,7 +251,7 @@ async fn a_shard_that_was_stopped_past_its_lease_moves_no_cursor_and_loses_no_ev
     first.called(Op::Save, saved + 1).await;
     ids.extend(unsaved.clone());
 
-    let mut two = Running::start(&world, second, crate::Config::default());
+    let mut two = Running::start(&world, second, preferred);
     tokio::time::pause();
     owned_in_epoch(&world, 2).await;
     tokio::time::resume();
@@ -241,4 +280,99 @@ async fn a_shard_that_was_stopped_past_its_lease_moves_no_cursor_and_loses_no_ev
     one.stop().await;
     two.stop().await;
     assert_eq!(receiver.ids().len(), ids.len() + unsaved.len());
+}
+
+#[tokio::test]
+async fn partitions_move_with_those_that_come_and_go_and_every_event_is_delivered_once() {
+    let world = World::new().await;
+    let receiver = Receiver::ok().await;
+    world.endpoint(&receiver, |_| {}).await;
+    let [first, second] = two_ways(&world).await;
+    let [preferred, other] = ranked(&world);
+    let mut one = Running::start(&world, first, other);
+    let mut ids = world.scan(5).await;
+    receiver.heard(&ids).await;
+    let mut two = Running::start(&world, second, preferred);
+    while owner(&world).await.is_none_or(|(_, epoch)| epoch == 1) {
+        ids.extend(world.scan(3).await);
+    }
+    ids.extend(world.scan(5).await);
+    receiver.heard(&ids).await;
+    two.stop().await;
+    ids.extend(world.scan(5).await);
+    receiver.heard(&ids).await;
+    super::until("all is saved", async || {
+        usize::try_from(world.saved_deliveries().await).unwrap() == ids.len()
+    })
+    .await;
+    one.stop().await;
+    assert_eq!(receiver.ids().len(), ids.len(), "something came twice");
+    world.nothing_is_outstanding().await;
+}
+
+#[tokio::test]
+async fn what_is_under_way_at_a_hand_over_is_finished_by_the_one_and_counted_by_the_other() {
+    let world = World::new().await;
+    let receiver = Receiver::new(|number| Some(if number / 2 == 4 { "500 Oops" } else { "200 OK" })).await;
+    let settings = |endpoint: &mut Endpoint| {
+        endpoint.retry_schedule_ms = vec![0, 100, 100];
+        endpoint.max_concurrency = 5;
+    };
+    let endpoint = world.endpoint(&receiver, settings).await;
+    let [first, second] = two_ways(&world).await;
+    let [preferred, other] = ranked(&world);
+    let mut one = Running::start(&world, first, preferred);
+    owned_in_epoch(&world, 1).await;
+    let mut two = Running::start(&world, std::sync::Arc::clone(&second), other);
+    second.called(Op::Lease, 3).await;
+    // It answers well, so that it is sent several at once.
+    receiver.heard(&world.scan(8).await).await;
+    super::until("they are saved", async || world.saved_deliveries().await == 8).await;
+    receiver.hold(true);
+    let ids = world.scan(5).await;
+    receiver.heard(&ids).await;
+    let looked = second.calls(Op::DeliveriesOfBatch);
+    tokio::join!(one.stop(), async {
+        owned_in_epoch(&world, 2).await;
+        // The new owner has them, looks for their rows, and sends nothing.
+        second.called(Op::DeliveriesOfBatch, looked + 2).await;
+        assert_eq!(receiver.ids().len(), 13);
+        receiver.hold(false);
+    });
+    // Two failed and are sent again; the others are not.
+    super::until("all is saved", async || world.saved_deliveries().await == 13).await;
+    two.stop().await;
+    assert_eq!(receiver.ids().len(), 15);
+    assert_eq!(world.attempt_rows(endpoint.id), 15);
+    world.nothing_is_outstanding().await;
+}
+
+#[tokio::test]
+async fn what_was_under_way_and_never_recorded_is_sent_again() {
+    let world = World::new().await;
+    let receiver = Receiver::ok().await;
+    world
+        .endpoint(&receiver, |endpoint| endpoint.ordering = Ordering::PerCode)
+        .await;
+    let [first, second] = two_ways(&world).await;
+    let [preferred, other] = ranked(&world);
+    let mut one = Running::start(&world, std::sync::Arc::clone(&first), preferred);
+    owned_in_epoch(&world, 1).await;
+    let mut two = Running::start(&world, std::sync::Arc::clone(&second), other);
+    second.called(Op::Lease, 3).await;
+    first.break_all(Op::RecordAttempts, Fault::Unavailable);
+    receiver.hold(true);
+    let ids = world.scan(3).await;
+    receiver.heard_count(1).await;
+    tokio::join!(one.stop(), async {
+        owned_in_epoch(&world, 2).await;
+        receiver.hold(false);
+    });
+    receiver.heard(&ids).await;
+    super::until("all is saved", async || world.saved_deliveries().await == 3).await;
+    two.stop().await;
+    let mut wanted = vec![ids[0].clone()];
+    wanted.extend(ids);
+    assert_eq!(receiver.ids(), wanted, "in their order");
+    world.nothing_is_outstanding().await;
 }

@@ -28,6 +28,7 @@ use secrecy::SecretSlice;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinSet,
     time::Instant,
 };
@@ -539,6 +540,8 @@ impl Hook {
 pub(super) struct Receiver {
     pub(super) url: String,
     hooks: Arc<Mutex<Vec<Hook>>>,
+    /// Whether it answers; while it does not, requests wait for their answers.
+    answers: watch::Sender<bool>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -553,17 +556,26 @@ impl Receiver {
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
         let hooks: Arc<Mutex<Vec<Hook>>> = Arc::default();
         let (heard, script): (_, Arc<Script>) = (Arc::clone(&hooks), Arc::new(script));
+        let answers = watch::Sender::new(true);
+        let may_answer = answers.subscribe();
         let mut set = JoinSet::new();
         let task = tokio_util::task::TaskTracker::new().spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                set.spawn(serve(tcp, Arc::clone(&heard), Arc::clone(&script)));
+                let script = (Arc::clone(&script), may_answer.clone());
+                set.spawn(serve(tcp, Arc::clone(&heard), script));
             }
         });
         Self {
             url,
             hooks,
+            answers,
             _task: AbortOnDropHandle::new(task),
         }
+    }
+
+    /// Lets requests wait for their answers, or no longer.
+    pub(super) fn hold(&self, held: bool) {
+        self.answers.send_replace(!held);
     }
 
     /// One that always answers 200.
@@ -644,7 +656,11 @@ impl Counter {
     }
 }
 
-async fn serve(tcp: TcpStream, hooks: Arc<Mutex<Vec<Hook>>>, script: Arc<Script>) {
+async fn serve(
+    tcp: TcpStream,
+    hooks: Arc<Mutex<Vec<Hook>>>,
+    (script, mut may_answer): (Arc<Script>, watch::Receiver<bool>),
+) {
     let mut tcp = BufReader::new(tcp);
     while let Some(hook) = read(&mut tcp).await {
         let number = {
@@ -652,6 +668,9 @@ async fn serve(tcp: TcpStream, hooks: Arc<Mutex<Vec<Hook>>>, script: Arc<Script>
             hooks.push(hook);
             hooks.len() - 1
         };
+        if may_answer.wait_for(|may| *may).await.is_err() {
+            return;
+        }
         let Some(head) = script(number) else {
             // A black hole: keeps the connection and says nothing.
             let mut rest = [0; 64];
