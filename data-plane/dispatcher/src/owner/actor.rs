@@ -267,14 +267,19 @@ impl Actor {
             settle_at: now,
             report_at: now,
         };
-        tenants
-            .iter()
-            .for_each(|tenant| actor.turns.paces.limit_tenant(tenant));
-        // From the claim on, so that an endpoint's first permit is due one period later, and not after its first event.
-        let endpoints: Vec<_> = actor.ledger.subscribers().map(|known| known.config.id).collect();
-        let mut pace = |endpoint| drop(actor.turns.paces.of(&actor.ledger, endpoint));
-        endpoints.into_iter().for_each(&mut pace);
+        actor.limit(tenants);
         actor
+    }
+
+    /// Limits count from the claim on, so that an endpoint's first permit is due one period later, and not after its first
+    /// event.
+    fn limit(&mut self, tenants: &[Arc<Tenant>]) {
+        let paces = &mut self.turns.paces;
+        tenants.iter().for_each(|tenant| paces.limit_tenant(tenant));
+        let endpoints: Vec<_> = self.ledger.subscribers().map(|known| known.config.id).collect();
+        for endpoint in endpoints {
+            drop(paces.of(&self.ledger, endpoint));
+        }
     }
 
     /// Runs until stopped or fenced. Dropping it cuts everything that is under way.
