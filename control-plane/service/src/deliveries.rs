@@ -114,6 +114,12 @@ pub(crate) async fn retry(
             "a test has no event to send again: test the endpoint anew",
         );
     }
+    if last.event.is_range() {
+        return refused(
+            "EVENT_RANGE",
+            "it stands for all events of a range: send them with a replay of the endpoint",
+        );
+    }
     // Also where nothing was sent yet: a template that made no body may have been changed.
     let renderer = Renderer::new(Arc::clone(&api.store));
     let event = renderer.event_at(last.event, tenant.id).await;

@@ -287,7 +287,25 @@ pub struct EventAddress {
     pub index: u16,
 }
 
+/// No event has it: a batch holds as many records at most.
+const RANGE_INDEX: u16 = u16::MAX;
+
 impl EventAddress {
+    /// The address that stands for this event's batch and some that follow it, where a row of the delivery log tells of all
+    /// their events at once. It is no event's: so what becomes of one of them later leaves that row as it is.
+    #[must_use]
+    pub const fn range_from(self) -> Self {
+        Self {
+            index: RANGE_INDEX,
+            ..self
+        }
+    }
+
+    /// Whether it stands for batches ([`Self::range_from`]).
+    pub const fn is_range(self) -> bool {
+        self.index == RANGE_INDEX
+    }
+
     /// A configuration event's address.
     pub const fn config(seq: ConfigSeq, index: u16) -> Self {
         Self {

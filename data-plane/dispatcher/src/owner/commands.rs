@@ -107,6 +107,9 @@ impl Actor {
                     self.ledger.subscribe(endpoint);
                     match asked.command.kind {
                         CommandKind::Test { .. } => self.take_test(asked.command),
+                        CommandKind::Retry { event, .. } if event.is_range() => {
+                            self.refuse(id, "it stands for all events of a range");
+                        }
                         CommandKind::Retry { after, .. } => self.take_retry(id, asked.last, after),
                         CommandKind::Replay { replay, range } => {
                             self.take_replay(id, replay, Wish::Begin(range));

@@ -1,7 +1,7 @@
 //! What an endpoint that was set active with `resume: now` is not sent stands in its delivery log.
 //!
-//! Each delivery that waited has a row. What an own run passes over in the log is told in one row for each stream, under the
-//! first event of it, as it is of what retention took: the row grows with each read, and the run's position follows once
+//! Each delivery that waited has a row. What an own run passes over in the log is told in one row for each stream, under an
+//! address that is no event's, so that sending one of them later does not take back what is told of all: the row grows with each read, and the run's position follows once
 //! the row is acknowledged. So a crash repeats a row, and leaves nothing untold.
 
 use std::sync::Arc;
@@ -59,7 +59,7 @@ pub(super) fn passed_over(endpoint: &Endpoint, batches: &[SeenBatch], now: Times
     let events: Vec<_> = events.collect();
     let (first, event) = events.first()?;
     Some(PassedOver {
-        first: *first,
+        first: first.range_from(),
         event_type: event.event_type,
         code: event.code,
         through: batches.last()?.seq,
@@ -140,7 +140,7 @@ impl Actor {
             code: told.code,
         };
         let row = row.skipped(&format!(
-            "{SKIPPED}; so were all events of batches {} to {through}",
+            "{SKIPPED}; so were all events of batches {} to {through}, recorded before {wish}: a replay sends them",
             first.seq
         ));
         self.passing.insert((endpoint, first), (stream, through));

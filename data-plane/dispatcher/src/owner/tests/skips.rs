@@ -62,14 +62,6 @@ async fn put(world: &World, kind: CommandKind) -> Command {
     command
 }
 
-fn event_ids(world: &World, rows: &[AttemptRow]) -> Vec<String> {
-    use qrelay_store::store::Store;
-    let ids = rows
-        .iter()
-        .map(|row| world.store.install().ids.event_id(row.event));
-    ids.map(|id| id.to_string()).collect()
-}
-
 /// Retries that are far away, and a limit that lets nothing out.
 fn slow(endpoint: &mut Endpoint) {
     endpoint.retry_schedule_ms = vec![0, 3_600_000];
@@ -163,7 +155,7 @@ async fn an_endpoint_far_behind_passes_over_the_log_with_a_row_or_two_and_no_req
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_skipped_can_be_retried_by_hand_and_replayed() {
+async fn a_range_that_was_skipped_can_be_replayed_and_stays_told() {
     let mut world = World::new().await;
     let (receiver, other) = (Receiver::ok().await, Receiver::ok().await);
     world.endpoint(&other, |_| {}).await;
@@ -189,12 +181,12 @@ async fn what_was_skipped_can_be_retried_by_hand_and_replayed() {
         },
     )
     .await;
-    receiver.heard(&event_ids(&world, &rows[..1])).await;
-    until("the command is finished", async || {
+    until("the command is refused", async || {
         let found = world.store.command(command.partition, command.id).await.unwrap();
-        found.unwrap().result == Some(CommandResult::Taken)
+        matches!(found.unwrap().result, Some(CommandResult::Refused { .. }))
     })
     .await;
+    assert!(last.event.is_range() && receiver.ids().is_empty());
     let range = ReplayRange {
         start: Timestamp::EPOCH,
         end: SystemClock.now().after(Duration::from_secs(1)),
@@ -206,6 +198,12 @@ async fn what_was_skipped_can_be_retried_by_hand_and_replayed() {
     put(&world, CommandKind::Replay { replay, range }).await;
     receiver.heard(&ids).await;
     world.stop().await;
+    let rows = deliveries(&world, &paused).await;
+    let range = rows.iter().find(|row| row.last.event == last.event).unwrap();
+    assert_eq!(
+        (range.last.status, &range.last.error),
+        (DeliveryStatus::GivenUp, &last.error)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
