@@ -11,7 +11,14 @@ mod retries;
 mod skips;
 mod world;
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use qrelay_store::signature::{Message, Signer};
 use qrelay_store::{
@@ -131,7 +138,9 @@ async fn after_the_last_attempt_a_delivery_is_given_up_with_its_reason() {
 async fn a_black_hole_costs_only_itself_and_its_events_come_when_it_recovers() {
     let mut world = World::new().await;
     let healthy = Receiver::ok().await;
-    let hole = Receiver::new(|number| (number >= 2).then_some(OK)).await;
+    let answers = Arc::new(AtomicBool::new(false));
+    let recovers = Arc::clone(&answers);
+    let hole = Receiver::new(move |_| recovers.load(Ordering::SeqCst).then_some(OK)).await;
     world.endpoint(&healthy, |_| {}).await;
     let slow = world.endpoint(&hole, |_| {}).await;
     world.start();
@@ -141,6 +150,7 @@ async fn a_black_hole_costs_only_itself_and_its_events_come_when_it_recovers() {
     }
     healthy.heard(&ids).await;
     assert!(hole.hooks().len() < 20, "the hole is not flooded");
+    answers.store(true, Ordering::SeqCst);
     hole.heard(&ids).await;
     until("it is done", async || {
         world.health(slow.id).await.backlog.is_none()
