@@ -595,6 +595,25 @@ pub enum DeliveryStatus {
     GivenUp,
 }
 
+impl DeliveryStatus {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Retrying, Self::Succeeded, Self::GivenUp];
+
+    /// As it is stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retrying => "retrying",
+            Self::Succeeded => "succeeded",
+            Self::GivenUp => "given_up",
+        }
+    }
+
+    /// What was stored so; none for any other text.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.as_str() == text)
+    }
+}
+
 /// One attempt of a delivery.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct AttemptRow {

@@ -7,6 +7,9 @@ use std::{io, time::Duration};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
+/// What the last tasks may take to come to their next pause.
+const END_MAX: Duration = Duration::from_secs(1);
+
 /// A runtime that may be dropped anywhere: what still runs on it then ends at its next pause.
 pub(crate) struct EdgeRuntime(Option<Runtime>);
 
@@ -26,12 +29,7 @@ impl EdgeRuntime {
             .expect("invariant: only dropping takes the runtime")
             .handle()
     }
-}
 
-/// What the last tasks may take to come to their next pause.
-const END_MAX: Duration = Duration::from_secs(1);
-
-impl EdgeRuntime {
     /// Ends what still runs, so that nothing on these threads holds the store any more. Blocks.
     pub(crate) fn end(mut self) {
         if let Some(runtime) = self.0.take() {

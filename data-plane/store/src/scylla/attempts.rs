@@ -347,7 +347,7 @@ impl ScyllaStore {
             i32::from(row.event.index),
             time(row.first_at),
             count(row.number),
-            status_text(row.status),
+            row.status.as_str(),
             self.ttl,
         );
         let written = Written {
@@ -359,7 +359,7 @@ impl ScyllaStore {
             event_type: row.event_type.as_str(),
             started_at: time(row.started_at),
             duration_ms: count(row.duration_ms),
-            status: status_text(row.status),
+            status: row.status.as_str(),
             response_status: row.response_status.map_or(0, i32::from),
             error_class: &row.error_class,
             fault: &row.fault,
@@ -481,21 +481,6 @@ fn address(stored: Vec<u8>) -> Result<EventAddress> {
     Ok(EventAddress::from_sort_key(key))
 }
 
-const fn status_text(status: DeliveryStatus) -> &'static str {
-    match status {
-        DeliveryStatus::Retrying => "retrying",
-        DeliveryStatus::Succeeded => "succeeded",
-        DeliveryStatus::GivenUp => "given_up",
-    }
-}
-
 fn status(text: &str) -> Result<DeliveryStatus> {
-    let all = [
-        DeliveryStatus::Retrying,
-        DeliveryStatus::Succeeded,
-        DeliveryStatus::GivenUp,
-    ];
-    all.into_iter()
-        .find(|known| status_text(*known) == text)
-        .ok_or_else(|| StoreError::Corrupt(format!("{text} is no delivery status")))
+    DeliveryStatus::parse(text).ok_or_else(|| StoreError::Corrupt(format!("{text} is no delivery status")))
 }

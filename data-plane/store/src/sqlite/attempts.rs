@@ -143,7 +143,7 @@ fn record(connection: &Connection, row: &AttemptRow) -> Result<(), Fault> {
             row.number,
             row.started_at.as_millis(),
             row.duration_ms,
-            status_text(row.status),
+            row.status.as_str(),
             row.response_status,
             row.error_class,
             row.fault,
@@ -251,21 +251,6 @@ fn to_attempt(row: &Row<'_>, endpoint: EndpointId, first_at: Timestamp) -> Resul
     })
 }
 
-const fn status_text(status: DeliveryStatus) -> &'static str {
-    match status {
-        DeliveryStatus::Retrying => "retrying",
-        DeliveryStatus::Succeeded => "succeeded",
-        DeliveryStatus::GivenUp => "given_up",
-    }
-}
-
 fn status(text: &str) -> Result<DeliveryStatus, Fault> {
-    let all = [
-        DeliveryStatus::Retrying,
-        DeliveryStatus::Succeeded,
-        DeliveryStatus::GivenUp,
-    ];
-    all.into_iter()
-        .find(|known| status_text(*known) == text)
-        .ok_or_else(|| Fault::Damaged(format!("{text} is no delivery status")))
+    DeliveryStatus::parse(text).ok_or_else(|| Fault::Damaged(format!("{text} is no delivery status")))
 }
