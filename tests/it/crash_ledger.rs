@@ -24,7 +24,7 @@ use qrelay_tests::{
     receiver::{Behaviour, Receiver, verify},
     scan::Crowd,
     server::{Server, Setup},
-    setting, wait_within,
+    setting,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
@@ -37,8 +37,9 @@ const SCANS_PER_SECOND: u32 = 100;
 /// What the throttled endpoint may get a second: less than there are scans, so that its backlog grows.
 const THROTTLE_PER_SECOND: u32 = 80;
 const THROTTLE_BURST: u32 = 5;
-/// How long the receivers may take after the last kill.
-const DRAIN: Duration = Duration::from_secs(180);
+/// How long nothing may come of what is due: how much that is depends on how many kills there were, and on what the
+/// throttled endpoint is behind.
+const STALLED: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answered_scan_is_delivered_across_kills() {
@@ -72,28 +73,26 @@ async fn every_answered_scan_is_delivered_across_kills() {
         "no scan was answered at all: the test proved nothing"
     );
 
-    for subscription in subscriptions.iter() {
-        wait_within(DRAIN, "every answered scan is delivered", async || {
-            missing(&answered, &subscription.receiver.accepted())
-                .is_empty()
-                .then_some(())
+    for (at, subscription) in subscriptions.iter().enumerate() {
+        let what = format!("receiver {at} has every answered scan");
+        settled(&what, async || {
+            let mut missing = missing(&answered, &subscription.receiver.accepted());
+            missing.sort();
+            (!missing.is_empty()).then(|| (missing.len(), missing[..missing.len().min(3)].to_vec()))
         })
         .await;
     }
-    wait_within(DRAIN, "every retry that was answered is made", async || {
-        acted
-            .retries
-            .iter()
-            .all(|retry| retry.is_made(&subscriptions))
-            .then_some(())
+    settled("every retry that was answered is made", async || {
+        let arrivals: Vec<_> = subscriptions.iter().map(|one| one.receiver.arrivals()).collect();
+        let retries = acted.retries.iter();
+        let due = retries.filter(|retry| !retry.is_made(&arrivals)).count();
+        (due > 0).then_some(due)
     })
     .await;
     for replay in &acted.replays {
-        wait_within(
-            DRAIN,
-            "every replay that was answered comes to its end",
-            async || replay.is_made(&api, &subscriptions).await.then_some(()),
-        )
+        settled("every replay that was answered comes to its end", async || {
+            replay.under_way(&api, &subscriptions).await
+        })
         .await;
     }
     report(&answered, &subscriptions, &mut restarts, seed);
@@ -155,6 +154,25 @@ async fn kill_and_restart(server: &mut Server, setup: &Setup) -> Duration {
     let begun = Instant::now();
     *server = setup.start().await;
     begun.elapsed()
+}
+
+/// Waits until nothing is due any more, as long as what is due changes.
+async fn settled<T: std::fmt::Debug + PartialEq>(what: &str, mut due: impl AsyncFnMut() -> Option<T>) {
+    let (mut last, mut since) = (None, Instant::now());
+    loop {
+        let due = due().await;
+        if due.is_none() {
+            return;
+        }
+        if due != last {
+            (last, since) = (due, Instant::now());
+        }
+        assert!(
+            since.elapsed() < STALLED,
+            "waited in vain: {what}; since {STALLED:?} there is {last:?}"
+        );
+        sleep(Duration::from_millis(200)).await;
+    }
 }
 
 fn missing(answered: &HashSet<String>, accepted: &HashMap<String, u32>) -> Vec<String> {

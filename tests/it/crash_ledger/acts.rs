@@ -8,7 +8,11 @@ use std::{
 
 use data_encoding::BASE64;
 use http::{Method, StatusCode};
-use qrelay_tests::{PATIENCE, api::Api, receiver::Receiver};
+use qrelay_tests::{
+    PATIENCE,
+    api::Api,
+    receiver::{Arrival, Receiver},
+};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::{
@@ -55,10 +59,9 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    /// Whether the event came after it was asked for.
-    pub(super) fn is_made(&self, subscriptions: &[Subscription]) -> bool {
-        let arrivals = subscriptions[self.subscription].receiver.arrivals();
-        let mut later = arrivals
+    /// Whether the event came after it was asked for, among what each subscription's receiver got.
+    pub(super) fn is_made(&self, arrivals: &[Vec<Arrival>]) -> bool {
+        let mut later = arrivals[self.subscription]
             .iter()
             .rev()
             .take_while(|arrival| arrival.at >= self.asked);
@@ -74,11 +77,11 @@ pub(super) struct Replay {
 }
 
 impl Replay {
-    /// Whether it came to its end, with every event that it found sent since it was asked for.
-    pub(super) async fn is_made(&self, api: &Api, subscriptions: &[Subscription]) -> bool {
+    /// What it is like while it is under way; at its end, every event that it found came since it was asked for.
+    pub(super) async fn under_way(&self, api: &Api, subscriptions: &[Subscription]) -> Option<Value> {
         let replay = api.get(&self.path).await;
         if replay["state"] == "running" {
-            return false;
+            return Some(replay);
         }
         assert_eq!(replay["state"], "done", "{replay}");
         let arrivals = subscriptions[self.subscription].receiver.arrivals();
@@ -86,7 +89,7 @@ impl Replay {
         let came: HashSet<_> = later.map(|arrival| &arrival.id).collect();
         let found = usize::try_from(replay["found"].as_u64().unwrap()).unwrap();
         assert!(came.len() >= found, "{} came: {replay}", came.len());
-        true
+        None
     }
 }
 

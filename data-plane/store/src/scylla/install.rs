@@ -3,7 +3,9 @@
 //! One row, which only conditional statements write: it also carries the schema's version and who is changing it
 //! ([`super::schema`]).
 
+use data_encoding::HEXLOWER;
 use scylla::value::CqlTimestamp;
+use sha2::{Digest as _, Sha256};
 
 use super::{OpenError, ScyllaConfig, session::Cql};
 use crate::{
@@ -12,8 +14,32 @@ use crate::{
     store::{Install, Result, StoreError},
 };
 
-/// The table, made before any other.
-pub(super) const TABLE: &str = include_str!("schema/install.cql");
+/// The statement that makes the table, before any other.
+///
+/// Several processes may make it at once, each through another node. Cassandra's nodes then each give the table an id of
+/// their own, and disagree for ever; so it gets one that only its keyspace's name decides. ScyllaDB's nodes agree first.
+pub(super) fn table(keyspace: &str, is_scylla: bool) -> String {
+    let statement = include_str!("schema/install.cql").trim_end();
+    if is_scylla {
+        return statement.to_owned();
+    }
+    format!("{statement} WITH id = {}", table_id(keyspace))
+}
+
+/// A UUID of version 8 (RFC 9562) from the keyspace's name.
+fn table_id(keyspace: &str) -> String {
+    let digest = Sha256::new()
+        .chain_update("qrelay table install of keyspace ")
+        .chain_update(keyspace)
+        .finalize();
+    let mut id = [0_u8; 16];
+    id.copy_from_slice(&digest[..16]);
+    id[6] = id[6] & 0x0f | 0x80;
+    id[8] = id[8] & 0x3f | 0x80;
+    let hex = HEXLOWER.encode(&id);
+    let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
+    format!("{a}-{b}-{c}-{d}-{e}")
+}
 
 /// The row.
 pub(super) struct InstallRow {
@@ -81,4 +107,20 @@ pub(super) fn check_datacenter(cql: &Cql, config: &ScyllaConfig, row: &InstallRo
         home: row.home.clone(),
         wanted: cql.datacenter().to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_a_keyspace_always_has_the_same_id() {
+        let made = table("qrelay", false);
+        assert_eq!(made, table("qrelay", false));
+        assert_ne!(made, table("qrelay_2", false));
+        let (_, id) = made.rsplit_once(" WITH id = ").unwrap();
+        let lengths: Vec<usize> = id.split('-').map(str::len).collect();
+        assert_eq!(lengths, [8, 4, 4, 4, 12]);
+        assert!(!table("qrelay", true).contains("WITH"));
+    }
 }

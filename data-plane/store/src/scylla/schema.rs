@@ -47,11 +47,12 @@ pub(super) async fn apply(cql: &Cql, config: &ScyllaConfig) -> Result<InstallRow
         // Another process may be making it just now.
         cql.settle().await?;
     } else {
-        for statement in statements(install::TABLE) {
+        let table = install::table(&config.keyspace, cql.is_scylla());
+        for statement in statements(&table) {
             define(cql, config, 0, &statement).await?;
         }
     }
-    let mut runner = Runner::prepare(cql, config).await?;
+    let mut runner = Runner::prepare_when_seen(cql, config).await?;
     let mut waited = false;
     loop {
         match runner.step().await? {
@@ -134,6 +135,21 @@ struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
+    /// As [`Self::prepare`]. A table that another process is just making can be read about before it can be used, and is
+    /// then refused as one that does not exist.
+    async fn prepare_when_seen(cql: &'a Cql, config: &'a ScyllaConfig) -> Result<Self, OpenError> {
+        let until = Instant::now() + limits::CQL_SCHEMA_SEEN_WITHIN;
+        loop {
+            match Self::prepare(cql, config).await {
+                Err(OpenError::Statement { reason, .. }) if Instant::now() < until => {
+                    tracing::debug!(reason, "the table of the installation is not to be used yet");
+                    sleep(limits::CQL_SCHEMA_POLL).await;
+                }
+                prepared => return prepared,
+            }
+        }
+    }
+
     async fn prepare(cql: &'a Cql, config: &'a ScyllaConfig) -> Result<Self, OpenError> {
         Ok(Self {
             cql,
@@ -242,12 +258,9 @@ mod tests {
 
     #[test]
     fn every_statement_of_a_migration_may_be_repeated() {
-        for statement in MIGRATIONS
-            .iter()
-            .copied()
-            .flatten()
-            .flat_map(|file| statements(file))
-        {
+        let files = MIGRATIONS.iter().copied().flatten();
+        let migrations = files.flat_map(|file| statements(file));
+        for statement in migrations.chain(statements(&install::table("qrelay", false))) {
             let words: Vec<&str> = statement.split_whitespace().take(5).collect();
             assert!(
                 words.starts_with(&["CREATE", "TABLE", "IF", "NOT", "EXISTS"]),
