@@ -72,6 +72,18 @@ bench-deliveries: ## Benchmark deliveries against a loop of signed POSTs (some f
 	$(TARGET)/release/qrelay-loadtest deliveries --qrelay $(TARGET)/release/qrelay \
 		--dir $(TARGET)/bench --json $(TARGET)/bench/deliveries.json $(BENCH)
 
+.PHONY: bench-latency
+bench-latency: ## Benchmark how long a scan takes to its redirect and its webhook at 1,000 scans/s (a minute, see loadtest/README.md).
+	cargo build --release -p qrelay -p qrelay-loadtest
+	$(TARGET)/release/qrelay-loadtest latency --qrelay $(TARGET)/release/qrelay \
+		--dir $(TARGET)/bench --json $(TARGET)/bench/latency.json $(BENCH)
+
+.PHONY: bench-backlog
+bench-backlog: ## Benchmark an endpoint that catches up with a million events (some five minutes, see loadtest/README.md).
+	cargo build --release -p qrelay -p qrelay-loadtest
+	$(TARGET)/release/qrelay-loadtest backlog --qrelay $(TARGET)/release/qrelay \
+		--dir $(TARGET)/bench --json $(TARGET)/bench/backlog.json $(BENCH)
+
 .PHONY: bench-isolation
 bench-isolation: ## Benchmark a healthy endpoint alone and beside fifty bad ones (some three minutes, see loadtest/README.md).
 	cargo build --release -p qrelay -p qrelay-loadtest

@@ -34,8 +34,8 @@ pub struct Child {
 pub struct Start<'a> {
     /// What messages call it; its output goes to `NAME.log`.
     pub name: &'a str,
-    /// The core it and everything it starts runs on.
-    pub core: usize,
+    /// The core it and everything it starts runs on; none: any.
+    pub core: Option<usize>,
     /// The program.
     pub program: &'a OsStr,
     /// Its arguments.
@@ -47,7 +47,7 @@ pub struct Start<'a> {
 }
 
 impl Start<'_> {
-    /// Starts it, under `taskset` and with `setpriv`'s parent-death signal, so that it ends even if this process is
+    /// Starts it, under `taskset` if it has a core, and with `setpriv`'s parent-death signal, so that it ends even if this process is
     /// killed. Both replace themselves with the program: the process id is the program's.
     ///
     /// # Errors
@@ -55,15 +55,14 @@ impl Start<'_> {
     pub fn start(self) -> anyhow::Result<Child> {
         let log = self.folder.join(format!("{}.log", self.name));
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let process = Command::new("taskset")
-            .args([
-                "--cpu-list",
-                &self.core.to_string(),
-                "setpriv",
-                "--pdeathsig",
-                "TERM",
-                "--",
-            ])
+        let pinned = self
+            .core
+            .map(|core| ["taskset".to_owned(), "--cpu-list".to_owned(), core.to_string()]);
+        let ends_with_us = ["setpriv", "--pdeathsig", "TERM", "--"].map(str::to_owned);
+        let mut words = pinned.into_iter().flatten().chain(ends_with_us);
+        let first = words.next().context("invariant: there are words")?;
+        let process = Command::new(first)
+            .args(words)
             .arg(self.program)
             .args(self.arguments)
             .envs(self.environment)
@@ -72,7 +71,7 @@ impl Start<'_> {
             .stderr(file)
             .process_group(0)
             .spawn()
-            .context("cannot start taskset (package util-linux)")?;
+            .context("cannot start taskset or setpriv (package util-linux)")?;
         let group = Pid::from_child(&process);
         Ok(Child {
             name: self.name.to_owned(),
@@ -186,7 +185,7 @@ mod tests {
         let arguments = vec!["-c".into(), script.into()];
         let start = Start {
             name: "shell",
-            core: 0,
+            core: Some(0),
             program: "sh".as_ref(),
             arguments,
             environment: vec![],

@@ -7,6 +7,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context, anyhow};
 use nix::{
+    sched::{CpuSet, sched_setaffinity},
     time::{clock_getcpuclockid, clock_gettime},
     unistd::Pid,
 };
@@ -91,6 +92,29 @@ pub fn peak_memory(group: u32) -> anyhow::Result<u64> {
         peak = peak.max(kib.map(|kib| kib * 1024));
     }
     peak.with_context(|| format!("no process of group {group} lives"))
+}
+
+/// Lets [`peak_memory`] of a group count from now on.
+///
+/// # Errors
+/// When `/proc` cannot be read, or not be written to (Linux before 4.0, or another user's process).
+pub fn forget_peak_memory(group: u32) -> anyhow::Result<()> {
+    for pid in group_members(group)? {
+        // proc(5): 5 resets the high-water mark of resident memory.
+        fs::write(format!("/proc/{pid}/clear_refs"), "5")
+            .with_context(|| format!("cannot reset the peak of process {pid}"))?;
+    }
+    Ok(())
+}
+
+/// Keeps the calling thread on a core.
+///
+/// # Errors
+/// When there is no such core.
+pub fn stay_on(core: usize) -> anyhow::Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core)?;
+    sched_setaffinity(Pid::from_raw(0), &cores).with_context(|| format!("cannot run on core {core}"))
 }
 
 /// The CPU time that this process has used.

@@ -10,14 +10,20 @@
 //! - [`isolation`]: the benchmark of a healthy endpoint beside bad ones;
 //! - [`redirect`]: the benchmark of server CPU per redirect, qrelay beside nginx;
 //! - [`posts`]: signed POSTs in a loop and nothing else, the ceiling of any sender of webhooks on this machine;
-//! - [`deliveries`]: the benchmark of deliveries per second and per CPU-second beside that loop.
+//! - [`deliveries`]: the benchmark of deliveries per second and per CPU-second beside that loop;
+//! - [`latency`]: the benchmark of the time from a scan to its webhook at a fixed rate;
+//! - [`backlog`]: the benchmark of an endpoint that catches up.
 
 pub mod arrivals;
+pub mod backlog;
 pub mod child;
+pub mod companions;
 pub mod connection;
 pub mod cpu;
 pub mod deliveries;
+pub mod figure;
 pub mod isolation;
+pub mod latency;
 pub mod listeners;
 pub mod machine;
 pub mod median;

@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use http::{HeaderValue, StatusCode};
 use qrelay_loadtest::{
     arrivals::Gaps,
-    deliveries, isolation, posts, product, raw,
+    backlog, deliveries, isolation, latency, posts, product, raw,
     receiver::{self, Manner},
     redirect,
     scan::{self, Load},
@@ -50,6 +50,10 @@ enum Command {
     Deliveries(DeliveriesArguments),
     /// Compare how long a healthy endpoint's webhooks take alone and beside bad ones.
     Isolation(IsolationArguments),
+    /// Measure how long a scan takes to its redirect and to its webhook.
+    Latency(LatencyArguments),
+    /// Measure how fast an endpoint catches up that was paused.
+    Backlog(BacklogArguments),
 }
 
 #[derive(Debug, Args)]
@@ -219,6 +223,53 @@ struct IsolationArguments {
     server_core: usize,
 }
 
+#[derive(Debug, Args)]
+struct LatencyArguments {
+    /// The release binary of qrelay.
+    #[arg(long, default_value = "target/release/qrelay")]
+    qrelay: PathBuf,
+    /// Where data and logs go while it runs: on a disk, not in memory.
+    #[arg(long, default_value = "target/bench")]
+    dir: PathBuf,
+    /// Write the figures there, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// How many turns.
+    #[arg(long, default_value_t = 5)]
+    cycles: usize,
+    /// How long one turn takes.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Scans per second.
+    #[arg(long, default_value_t = 1000.0)]
+    rate: f64,
+    /// The core of the server.
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// The core of the load generator and the receiver.
+    #[arg(long, default_value_t = 1)]
+    load_core: usize,
+}
+
+#[derive(Debug, Args)]
+struct BacklogArguments {
+    /// The release binary of qrelay.
+    #[arg(long, default_value = "target/release/qrelay")]
+    qrelay: PathBuf,
+    /// Where data and logs go while it runs: on a disk, not in memory.
+    #[arg(long, default_value = "target/bench")]
+    dir: PathBuf,
+    /// Write the figures there, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// How often it is done.
+    #[arg(long, default_value_t = 1)]
+    cycles: usize,
+    /// Events that wait.
+    #[arg(long, default_value_t = 1_000_000)]
+    events: u64,
+}
+
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -265,6 +316,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Deliveries(arguments) => deliveries(arguments).await,
         Command::Isolation(arguments) => isolation(arguments).await,
+        Command::Latency(arguments) => latency(arguments).await,
+        Command::Backlog(arguments) => backlog(arguments).await,
     }
 }
 
@@ -388,4 +441,35 @@ async fn isolation(arguments: IsolationArguments) -> anyhow::Result<()> {
     let outcome = isolation::run(&plan, say).await?;
     write!(io::stdout(), "{outcome}")?;
     write_json(arguments.json, &outcome)
+}
+
+async fn latency(arguments: LatencyArguments) -> anyhow::Result<()> {
+    ensure!(
+        (0.1..=600.0).contains(&arguments.seconds),
+        "turns of 0.1 to 600 s"
+    );
+    let plan = latency::Plan {
+        qrelay: arguments.qrelay,
+        folder: product::folder(&arguments.dir)?,
+        cycles: arguments.cycles,
+        turn: Duration::from_secs_f64(arguments.seconds),
+        rate_per_s: arguments.rate,
+        server_core: arguments.server_core,
+        load_core: arguments.load_core,
+    };
+    let figures = latency::run(&plan, say).await?;
+    writeln!(io::stdout(), "{figures}")?;
+    write_json(arguments.json, &figures)
+}
+
+async fn backlog(arguments: BacklogArguments) -> anyhow::Result<()> {
+    let plan = backlog::Plan {
+        qrelay: arguments.qrelay,
+        folder: product::folder(&arguments.dir)?,
+        cycles: arguments.cycles,
+        events: arguments.events,
+    };
+    let figures = backlog::run(&plan, say).await?;
+    writeln!(io::stdout(), "{figures}")?;
+    write_json(arguments.json, &figures)
 }

@@ -35,7 +35,7 @@ pub fn start(
     let program: &OsStr = program.as_os_str();
     Start {
         name: "nginx",
-        core,
+        core: Some(core),
         program,
         arguments,
         environment: Vec::new(),

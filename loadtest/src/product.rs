@@ -45,11 +45,11 @@ pub struct Campaign {
 }
 
 impl Product {
-    /// Starts it on a core, with its data directory and log in `folder`, and waits until it is ready.
+    /// Starts it on a core or on all of them, with its data directory and log in `folder`, and waits until it is ready.
     ///
     /// # Errors
     /// When it ends, or is not ready within a minute.
-    pub async fn start(program: &Path, folder: &Path, core: usize) -> anyhow::Result<Self> {
+    pub async fn start(program: &Path, folder: &Path, core: Option<usize>) -> anyhow::Result<Self> {
         let [edge, api, ops] = [
             listeners::free_address()?,
             listeners::free_address()?,

@@ -71,6 +71,9 @@ pub struct Plan {
     pub scans_file: Option<PathBuf>,
 }
 
+/// Told of each scan that is answered: its event's id, and the instant at which it was due.
+type Tell = Box<dyn Fn(&str, Instant)>;
+
 struct Run {
     plan: Plan,
     request: Vec<u8>,
@@ -82,6 +85,7 @@ struct Run {
     end: Instant,
     tally: RefCell<Tally>,
     scans: RefCell<Vec<String>>,
+    tell: Tell,
 }
 
 /// Runs a plan on the calling thread, which should drive nothing else.
@@ -90,6 +94,14 @@ struct Run {
 /// When the plan is out of bounds, no connection can be opened, or the file of ids cannot be written. Failed requests are
 /// no error: the report counts them.
 pub async fn run(plan: Plan) -> anyhow::Result<Report> {
+    run_telling(plan, |_, _| ()).await
+}
+
+/// The same, telling the event's id of each scan that is answered, and the instant at which the scan was due.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_telling(plan: Plan, tell: impl Fn(&str, Instant) + 'static) -> anyhow::Result<Report> {
     ensure!(
         plan.duration <= DURATION_MAX,
         "a run takes at most {} s",
@@ -124,6 +136,7 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
         end: began + plan.duration,
         tally: RefCell::default(),
         scans: RefCell::default(),
+        tell: Box::new(tell),
         plan,
     });
     let local = LocalSet::new();
@@ -185,7 +198,7 @@ async fn work(run: Rc<Run>, mut connection: Option<Connection>) {
                 if run.plan.fresh || !answer.stays_open {
                     connection = None;
                 }
-                keep_scan(&run, answer);
+                keep_scan(&run, answer, due);
             }
             Err(failure) => {
                 run.tally.borrow_mut().failed(failure);
@@ -229,7 +242,10 @@ async fn ask(run: &Run, connection: &mut Option<Connection>) -> Result<Answer, F
     connection.insert(open).exchange(&run.request).await
 }
 
-fn keep_scan(run: &Run, answer: Answer) {
+fn keep_scan(run: &Run, answer: Answer, due: Instant) {
+    if let Some(scan) = &answer.scan {
+        (run.tell)(scan, due);
+    }
     let mut scans = run.scans.borrow_mut();
     if let Some(scan) = answer.scan
         && run.plan.scans_file.is_some()

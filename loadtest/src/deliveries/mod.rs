@@ -6,22 +6,18 @@
 
 mod outcome;
 
-use std::{path::Path, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::Path, path::PathBuf, time::Duration};
 
 use anyhow::{Context, ensure};
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 pub use self::outcome::{Conditions, Measurement, Outcome, Row};
 use crate::{
-    child::{Child, Start},
-    cpu, listeners, posts,
+    companions::{self, Receiver},
+    cpu, posts,
     product::{Campaign, Product},
-    receiver::Counts,
-    rest::Call,
-    tally::Report,
 };
-use std::net::SocketAddr;
 
 /// Scans before a turn: endpoints start slowly until they have answered.
 const WARM_UP_SCANS: u64 = 200;
@@ -30,8 +26,8 @@ const TURN_MAX: Duration = Duration::from_secs(300);
 /// What is done after the last delivery (rows, checkpoints) is charged, at most so long: beside endpoints that fail it
 /// never ends.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
-/// How often the receiver is asked how many came.
-const POLL: Duration = Duration::from_millis(20);
+/// Connections of the scans.
+const SCAN_CONNECTIONS: usize = 16;
 /// Connections of the loop, and of a single endpoint.
 const CONNECTIONS: usize = 64;
 /// Where codes lead.
@@ -137,7 +133,7 @@ pub async fn run(plan: &Plan, mut say: impl FnMut(&str)) -> anyhow::Result<Outco
     let work = tempfile::Builder::new()
         .prefix("deliveries-")
         .tempdir_in(&plan.folder)?;
-    let (_receiver, address) = start_receiver(plan, work.path()).await?;
+    let receiver = Receiver::start(Some(plan.load_core), work.path()).await?;
     let mut measurements = Vec::new();
     for cycle in 0..plan.cycles {
         for scenario in SCENARIOS {
@@ -148,84 +144,49 @@ pub async fn run(plan: &Plan, mut say: impl FnMut(&str)) -> anyhow::Result<Outco
                 scenario.what
             ));
             let folder = tempfile::Builder::new().prefix("turn-").tempdir_in(work.path())?;
-            measurements.push(turn(plan, folder.path(), address, scenario).await?);
+            measurements.push(turn(plan, folder.path(), &receiver, scenario).await?);
         }
     }
     Ok(Outcome::new(conditions, &measurements))
-}
-
-async fn start_receiver(plan: &Plan, folder: &Path) -> anyhow::Result<(Child, SocketAddr)> {
-    let listen = listeners::free_address()?;
-    let arguments = vec![
-        "receiver".into(),
-        "--listen".into(),
-        listen.to_string(),
-        "--seconds".into(),
-        "36000".into(),
-    ];
-    let mut child = start(plan.load_core, "receiver", arguments, folder)?;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !listeners::is_served_by(listen.port(), child.group())? {
-        child.ensure_running()?;
-        ensure!(
-            Instant::now() < deadline,
-            "the receiver does not listen:\n{}",
-            child.last_lines()
-        );
-        sleep(POLL).await;
-    }
-    Ok((child, listen))
-}
-
-/// This program once more, as a process of its own.
-fn start(core: usize, name: &str, arguments: Vec<String>, folder: &Path) -> anyhow::Result<Child> {
-    let this = std::env::current_exe()?;
-    let start = Start {
-        name,
-        core,
-        program: this.as_os_str(),
-        arguments: arguments.into_iter().map(Into::into).collect(),
-        environment: Vec::new(),
-        folder,
-    };
-    start.start()
 }
 
 /// One scenario's turn, and the loop's after it.
 async fn turn(
     plan: &Plan,
     folder: &Path,
-    receiver: SocketAddr,
+    receiver: &Receiver,
     scenario: Scenario,
 ) -> anyhow::Result<Measurement> {
-    let mut product = Product::start(&plan.qrelay, folder, plan.server_core).await?;
+    let mut product = Product::start(&plan.qrelay, folder, Some(plan.server_core)).await?;
     let scans = plan.deliveries / scenario.healthy();
     // What the scans alone cost, of a tenant without endpoints: taken off below.
     let alone = product.campaign("relaxed", LOCATION).await?;
     scan(plan, folder, &alone, WARM_UP_SCANS).await?;
     let scans_alone = charged(&mut product, scan(plan, folder, &alone, scans)).await?.1;
 
-    let campaign = campaign(&product, receiver, scenario).await?;
-    reset(receiver).await?;
+    let campaign = campaign(&product, receiver.address, scenario).await?;
+    receiver.reset().await?;
     scan(plan, folder, &campaign, WARM_UP_SCANS).await?;
-    accepted(receiver, WARM_UP_SCANS * scenario.healthy()).await?;
-    reset(receiver).await?;
+    receiver
+        .accepted(WARM_UP_SCANS * scenario.healthy(), TURN_MAX)
+        .await?;
+    receiver.reset().await?;
     let deliveries = scans * scenario.healthy();
     let began = Instant::now();
     let load = async {
         scan(plan, folder, &campaign, scans).await?;
-        accepted(receiver, deliveries).await?;
+        receiver.accepted(deliveries, TURN_MAX).await?;
         Ok(began.elapsed())
     };
     let (elapsed, cpu) = charged(&mut product, load).await?;
-    let came = counts(receiver).await?;
+    let came = receiver.counts().await?;
     let memory = cpu::peak_memory(product.child().group())?;
     drop(product);
 
-    let body = Call::fetch(receiver, "/-/last").send().await?.1;
+    let body = receiver.last().await?;
     let file = folder.join("body");
     std::fs::write(&file, &body)?;
-    let raw = posts(plan, folder, receiver, &file, deliveries).await?;
+    let raw = posts(plan, folder, receiver.address, &file, deliveries).await?;
     Ok(Measurement {
         scenario,
         deliveries,
@@ -270,32 +231,7 @@ async fn campaign(product: &Product, receiver: SocketAddr, scenario: Scenario) -
 
 /// So many scans, as fast as they are answered.
 async fn scan(plan: &Plan, folder: &Path, campaign: &Campaign, scans: u64) -> anyhow::Result<()> {
-    let target = &campaign.target;
-    let arguments = vec![
-        "scan".to_owned(),
-        format!("http://{}{}", target.address, target.path),
-        "--seconds".into(),
-        "120".into(),
-        "--connections".into(),
-        "16".into(),
-        format!("--requests={scans}"),
-    ];
-    let mut child = start(plan.load_core, "load", arguments, folder)?;
-    let status = child.ended(TURN_MAX).await?;
-    ensure!(
-        status.success(),
-        "the load generator failed:\n{}",
-        child.last_lines()
-    );
-    let report: Report = serde_json::from_str(&child.output()?).context("the load generator's report")?;
-    ensure!(
-        report.due == scans && report.not_answered_with(302) == 0,
-        "of {scans} scans, {} were begun: {:?}, failures {:?}",
-        report.due,
-        report.statuses,
-        report.failures
-    );
-    Ok(())
+    companions::scan(Some(plan.load_core), folder, campaign, SCAN_CONNECTIONS, scans).await
 }
 
 async fn posts(
@@ -312,7 +248,7 @@ async fn posts(
         format!("--requests={requests}"),
         format!("--connections={CONNECTIONS}"),
     ];
-    let mut child = start(plan.server_core, "posts", arguments, folder)?;
+    let mut child = companions::start(Some(plan.server_core), "posts", arguments, folder)?;
     let status = child.ended(TURN_MAX).await?;
     ensure!(
         status.success(),
@@ -320,34 +256,4 @@ async fn posts(
         child.last_lines()
     );
     serde_json::from_str(&child.output()?).context("the report of the loop of POSTs")
-}
-
-async fn counts(receiver: SocketAddr) -> anyhow::Result<Counts> {
-    Ok(serde_json::from_value(
-        Call::fetch(receiver, "/-/counts").json().await?,
-    )?)
-}
-
-async fn reset(receiver: SocketAddr) -> anyhow::Result<()> {
-    Call::post(receiver, "/-/reset").json().await.map(drop)
-}
-
-/// Waits until so many webhooks were accepted. More would be repeats, which nothing here makes.
-async fn accepted(receiver: SocketAddr, deliveries: u64) -> anyhow::Result<()> {
-    let deadline = Instant::now() + TURN_MAX;
-    loop {
-        let came = counts(receiver).await?;
-        ensure!(
-            came.accepted <= deliveries,
-            "{came:?} where {deliveries} deliveries were due"
-        );
-        if came.accepted == deliveries {
-            return Ok(());
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "{came:?} of {deliveries} deliveries came in {TURN_MAX:?}"
-        );
-        sleep(POLL).await;
-    }
 }

@@ -135,7 +135,7 @@ async fn measure(
     arrived: &Arrived,
     say: &mut impl FnMut(&str),
 ) -> anyhow::Result<Outcome> {
-    let product = Product::start(&plan.qrelay, folder, plan.server_core).await?;
+    let product = Product::start(&plan.qrelay, folder, Some(plan.server_core)).await?;
     let campaign = product.campaign("durable", LOCATION).await?;
     let crowd = Crowd::start(plan.bad).await?;
     product.endpoint(&campaign, healthy, &json!({})).await?;

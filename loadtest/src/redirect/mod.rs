@@ -143,7 +143,7 @@ fn count(answered: &mut [u64; 2], server: Server, report: &Report) {
 
 impl Servers {
     async fn start(plan: &Plan, folder: &Path) -> anyhow::Result<Self> {
-        let mut product = Product::start(&plan.qrelay, folder, plan.server_core).await?;
+        let mut product = Product::start(&plan.qrelay, folder, Some(plan.server_core)).await?;
         let port = product.port();
         wait_for(product.child(), port).await?;
         let durable = product.campaign("durable", LOCATION).await?;
@@ -163,7 +163,7 @@ impl Servers {
             .to_vec();
         let start = Start {
             name: "raw",
-            core: plan.server_core,
+            core: Some(plan.server_core),
             program: this.as_os_str(),
             arguments,
             environment: Vec::new(),
@@ -264,7 +264,7 @@ async fn load(
     let this = std::env::current_exe()?;
     let start = Start {
         name: "load",
-        core: plan.load_core,
+        core: Some(plan.load_core),
         program: this.as_os_str(),
         arguments: arguments.into_iter().map(Into::into).collect(),
         environment: Vec::new(),
