@@ -33,7 +33,7 @@ async fn no_redirect_leaves_before_the_fdatasync_that_covers_its_scan() {
     ];
     setup.wrapper = wrapper.map(String::from).to_vec();
 
-    let server = setup.start().await;
+    let mut server = setup.start().await;
     let (_, api) = server.admin().tenant("durability").await;
     api.post(
         "/v1/codes",
@@ -57,7 +57,8 @@ async fn no_redirect_leaves_before_the_fdatasync_that_covers_its_scan() {
     }
     // The wrapper passes SIGTERM on to nobody: the server itself is its only child.
     terminate_traced(&setup.data_dir);
-    drop(server);
+    // A tracer that is killed first can take the signal with it, and the server would live on.
+    server.ended().await;
 
     let redirects = check_trace(&trace);
     println!("{redirects} redirects, each after the fdatasync that covers its scan");
