@@ -144,7 +144,10 @@ impl Actor {
             Finish::Delivered => metrics::delivered(at.wall.since(job.recorded_at)),
             Finish::GivenUp => {
                 metrics::given_up();
-                tracing::warn!(event = %id, endpoint = %config.id, attempts = job.number, stopped = stop.is_some(), error = outcome.error(), "gave a delivery up: its retry schedule is used up, or its receiver wants no more of it");
+                let reason = stop.map_or("its retry schedule is used up", |stop| {
+                    stop.trim_start_matches("; ")
+                });
+                tracing::warn!(event = %id, endpoint = %config.id, attempts = job.number, error = outcome.error(), reason, "gave a delivery up");
             }
             Finish::Retry(_) | Finish::Again(_) | Finish::Unused(_) => {}
         }
