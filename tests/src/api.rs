@@ -1,13 +1,13 @@
 //! A REST client of the control plane, as thin as the contract allows.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use crate::http::once;
+use crate::{PATIENCE, http::once, wait_within};
 
 /// The API with a key.
 #[derive(Clone, Debug)]
@@ -75,6 +75,25 @@ impl Api {
     /// When it does not.
     pub async fn post(&self, path: &str, body: Value) -> Value {
         self.must(Method::POST, path, Some(&body)).await
+    }
+
+    /// POST until it succeeds: for a store that may be slow, or away for a while. Each try makes something new.
+    ///
+    /// # Panics
+    /// When it is refused, or has not succeeded after three times [`PATIENCE`].
+    pub async fn persist(&self, path: &str, body: &Value) -> Value {
+        let what = format!("POST {path} is answered");
+        wait_within(PATIENCE * 3, &what, async || {
+            let answered = self.call(Method::POST, path, Some(body)).await;
+            match answered {
+                Ok((StatusCode::OK, json)) => return Some(json),
+                Ok((status, json)) => assert!(status.is_server_error(), "POST {path}: {status} {json}"),
+                Err(_) => {}
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            None
+        })
+        .await
     }
 
     /// PATCH that succeeds.

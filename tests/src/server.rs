@@ -1,4 +1,4 @@
-//! The real binary, running `up` on a data directory: started, killed, stopped, started again.
+//! The real binary, running `up` on a data directory or on a CQL cluster: started, killed, stopped, started again.
 
 use std::{
     fs::File,
@@ -11,10 +11,13 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{api::Api, http, wait_until, wait_within};
+use crate::{PATIENCE, api::Api, http, wait_within};
 
 /// The admin key of every test server.
 pub const ADMIN_KEY: &str = "qra_admin_for_tests_0123456789abcdef0123456789abcdef";
+
+/// The master key of every test server on a cluster.
+pub const MASTER_KEY: &str = "bWFzdGVyIGtleSBvZiB0ZXN0cywgMzIgYnl0ZXMgISE=";
 
 /// How to start a server. Addresses stay the same over restarts, on a loopback address of its own.
 #[derive(Clone, Debug)]
@@ -23,8 +26,10 @@ pub struct Setup {
     pub binary: PathBuf,
     /// What stands before it on the command line (`strace …`).
     pub wrapper: Vec<String>,
-    /// The data directory.
+    /// The data directory. On a cluster only the log is named after it.
     pub data_dir: PathBuf,
+    /// On a cluster: its address and keyspace.
+    pub cluster: Option<(String, String)>,
     /// Further flags.
     pub flags: Vec<String>,
     edge: SocketAddr,
@@ -50,11 +55,19 @@ impl Setup {
             binary: binary.into(),
             wrapper: Vec::new(),
             data_dir: data_dir.to_owned(),
+            cluster: None,
             flags: vec!["--dangerous-allow-target".into(), "127.0.0.0/8".into()],
             edge,
             api,
             ops,
         }
+    }
+
+    /// The same on a keyspace of a CQL cluster of one node, which is there already.
+    #[must_use]
+    pub fn on_cluster(mut self, address: &str, keyspace: &str) -> Self {
+        self.cluster = Some((address.to_owned(), keyspace.to_owned()));
+        self
     }
 
     /// With further flags.
@@ -72,11 +85,17 @@ impl Setup {
         let mut words = self.wrapper.clone();
         words.push(self.binary.display().to_string());
         let mut command = Command::new(&words[0]);
-        command
-            .args(&words[1..])
-            .arg("up")
-            .arg("--data-dir")
-            .arg(&self.data_dir);
+        command.args(&words[1..]).arg("up");
+        match &self.cluster {
+            None => {
+                command.arg("--data-dir").arg(&self.data_dir);
+            }
+            Some((address, keyspace)) => {
+                command.args(["--scylla-nodes", address, "--scylla-keyspace", keyspace]);
+                command.args(["--scylla-replication", "1"]);
+                command.env("QRELAY_MASTER_KEY", MASTER_KEY);
+            }
+        }
         command.args([
             "--edge-listen",
             &self.edge.to_string(),
@@ -110,7 +129,9 @@ impl Setup {
             child: self.command().spawn().unwrap(),
             setup: self.clone(),
         };
-        wait_until("the server is ready", async || {
+        // Where several tests use one cluster, its answers take their time.
+        let patience = PATIENCE * if self.cluster.is_some() { 3 } else { 1 };
+        wait_within(patience, "the server is ready", async || {
             if let Some(status) = server.child.try_wait().unwrap() {
                 let log = std::fs::read_to_string(server.setup.log_path()).unwrap_or_default();
                 panic!(

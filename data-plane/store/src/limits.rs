@@ -159,6 +159,8 @@ pub const CHUNK_DELIVERIES_MAX: usize = 512;
 pub const CHECKPOINT_BYTES_MAX: usize = 200 * 1024;
 /// Pause between checkpoints on the embedded store: a crash repeats no more than this.
 pub const CHECKPOINT_PERIOD_EMBEDDED: Duration = Duration::from_millis(250);
+/// The same on a cluster, where a checkpoint is a condition that a quorum decides, for each of many partitions.
+pub const CHECKPOINT_PERIOD_CLUSTER: Duration = Duration::from_secs(1);
 /// Exchanges of one shard open at once: with the idle connections, within the usual 1024 file descriptors. A quarter
 /// is for fresh events alone, so that retries to failing receivers never take all; an eighth for endpoints that have
 /// nothing under way, so that receivers that answer slowly do not either.

@@ -64,6 +64,11 @@ pub enum AdminKeyError {
     Print(#[source] io::Error),
 }
 
+/// The given key, where none is kept: all processes of a cluster are given the same.
+pub(crate) fn given(text: &SecretString) -> Result<AdminKey, AdminKeyError> {
+    Ok(AdminKey::new(text)?)
+}
+
 /// The key of this start: the given one, the kept one, or a new one. Call it with the directory's lock held.
 pub(crate) fn obtain(
     directory: &Path,

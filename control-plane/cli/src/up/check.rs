@@ -41,7 +41,7 @@ impl Check {
         }
     }
 
-    fn add(&mut self, flag: &str, what: impl std::fmt::Display) {
+    pub(crate) fn add(&mut self, flag: &str, what: impl std::fmt::Display) {
         let variable = flag.replace('-', "_").to_ascii_uppercase();
         self.violations
             .push(format!("--{flag} (QRELAY_{variable}): {what}"));
@@ -174,6 +174,49 @@ impl Check {
         Some(path)
     }
 
+    /// The one line of a file.
+    pub(crate) fn secret(&mut self, flag: &str, path: &Path, expected: &str) -> Option<SecretString> {
+        secret_file(path)
+            .map_err(|why| {
+                self.add(
+                    flag,
+                    format_args!("{why}; name a file whose only line is {expected}"),
+                )
+            })
+            .ok()
+    }
+
+    /// Processes that share a cluster share its keys: none of them makes one.
+    pub(crate) fn admin_key_is_given(&mut self, args: &AdminKeyArgs) {
+        let key = given(args.admin_key.as_ref().map(ExposeSecret::expose_secret));
+        if key.is_none() && given(args.admin_key_file.as_deref()).is_none() {
+            self.add(
+                "admin-key-file",
+                "is missing, and QRELAY_ADMIN_KEY too: all control planes of a cluster are given one admin key, which `openssl rand -hex 32` makes",
+            );
+        }
+    }
+
+    /// As [`Self::admin_key_is_given`]; where a file is named, it is there.
+    pub(crate) fn master_key_is_given(&mut self, args: &MasterKeyArgs) {
+        let key = given(args.master_key.as_ref().map(ExposeSecret::expose_secret));
+        let path = given(args.master_key_file.as_deref()).map(Path::new);
+        match path {
+            None if key.is_none() => self.add(
+                "master-key-file",
+                "is missing, and QRELAY_MASTER_KEY too: all control planes and dispatchers of a cluster are given the same master keys; `openssl rand -base64 32` makes one for the variable",
+            ),
+            Some(path) if matches!(path.try_exists(), Ok(false)) => self.add(
+                "master-key-file",
+                format_args!(
+                    "there is no {}: on a cluster it is not made, because all control planes and dispatchers must have the same",
+                    path.display()
+                ),
+            ),
+            _ => {}
+        }
+    }
+
     /// The variable's key, or the path of a file. That need not exist: the first start makes it, perhaps in a data
     /// directory that is not there yet either.
     pub(crate) fn master_key(&mut self, args: &MasterKeyArgs) -> (Option<SecretString>, Option<PathBuf>) {
@@ -246,16 +289,7 @@ impl Check {
                 return None;
             }
             (Some(key), None) => SecretString::from(key.to_owned()),
-            (None, Some(path)) => match secret_file(Path::new(path)) {
-                Ok(key) => key,
-                Err(why) => {
-                    self.add(
-                        "admin-key-file",
-                        format_args!("{why}; name a file whose only line is the admin key"),
-                    );
-                    return None;
-                }
-            },
+            (None, Some(path)) => self.secret("admin-key-file", Path::new(path), "the admin key")?,
             (None, None) => return None,
         };
         if let Err(error) = AdminKey::new(&key) {

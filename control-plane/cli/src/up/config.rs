@@ -4,7 +4,12 @@
 //! there, so that a wrong path is a wrong configuration (64) and not a failed start; what they hold is judged by those who use
 //! them.
 
-use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use qrelay_dispatcher::exchange::EgressProxy;
@@ -13,10 +18,13 @@ use url::Url;
 
 use super::{
     check::{Check, given},
+    cluster::ClusterConfig,
     flags::{ApiFlags, DispatcherFlags, EdgeFlags, Flags, ProcessFlags, TargetFlags},
 };
 use crate::failure::Failure;
 
+/// The data directory, unless another or a cluster is named.
+const DATA_DIR: &str = "qrelay-data";
 /// The shortest retention: less than the default retry schedule would give deliveries up unseen.
 const RETENTION_MIN: Duration = Duration::from_secs(3600);
 /// The longest retention: ten years, beyond which a typing error is likelier than a wish.
@@ -41,14 +49,14 @@ const MASKED: &str = "********";
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where everything is kept.
-    pub data_dir: PathBuf,
+    pub store: StoreConfig,
     /// The edge.
     pub edge: EdgeConfig,
     /// The control plane.
     pub api: ApiConfig,
     /// The key that seals stored secrets; if none, those in the file.
     pub master_key: Option<SecretString>,
-    /// The master keys; `master.key` in the data directory, if none.
+    /// The master keys; `master.key` in the data directory, if none. Made if it is not there, but on a cluster.
     pub master_key_file: Option<PathBuf>,
     /// The dispatcher.
     pub dispatcher: DispatcherConfig,
@@ -58,6 +66,15 @@ pub struct Config {
     pub retention: Duration,
     /// The process.
     pub process: ProcessConfig,
+}
+
+/// Where everything is kept.
+#[derive(Clone, Debug)]
+pub enum StoreConfig {
+    /// In a directory of this machine, that one process at a time may use.
+    Embedded(PathBuf),
+    /// In a keyspace that any number of processes may use.
+    Cluster(Box<ClusterConfig>),
 }
 
 /// How an edge runs.
@@ -80,7 +97,7 @@ pub struct ApiConfig {
     pub listen: SocketAddr,
     /// TLS for the API.
     pub tls: Option<ApiTls>,
-    /// The admin key. If none, the one that an earlier start was given or made; else one is made.
+    /// The admin key. If none, the one that an earlier start was given or made; else one is made, but on a cluster.
     pub admin_key: Option<SecretString>,
 }
 
@@ -125,7 +142,46 @@ pub struct ProcessConfig {
 }
 
 /// Names and values, as an environment file has them.
-type Lines = Vec<(&'static str, Option<String>)>;
+pub(super) type Lines = Vec<(&'static str, Option<String>)>;
+
+impl StoreConfig {
+    fn from_flags(check: &mut Check, flags: &Flags, retention: Duration) -> Self {
+        let directory = flags.data_dir.as_deref();
+        match ClusterConfig::from_flags(check, &flags.cluster, retention) {
+            None => Self::Embedded(check.path("data-dir", directory.unwrap_or(DATA_DIR))),
+            Some(cluster) => {
+                if given(directory).is_some() {
+                    check.add(
+                        "data-dir",
+                        "--scylla-nodes is set too, and everything is kept in one of them: leave the other out",
+                    );
+                }
+                check.admin_key_is_given(&flags.api.admin.0);
+                check.master_key_is_given(&flags.master_key.0);
+                Self::Cluster(Box::new(cluster))
+            }
+        }
+    }
+
+    /// The directory, if it is one.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::Embedded(directory) => Some(directory),
+            Self::Cluster(_) => None,
+        }
+    }
+
+    fn lines(&self) -> Lines {
+        let cluster = match self {
+            Self::Embedded(_) => None,
+            Self::Cluster(cluster) => Some(&**cluster),
+        };
+        let directory = self.directory().map(|directory| directory.display().to_string());
+        let mut lines = vec![("DATA_DIR", directory)];
+        lines.extend(ClusterConfig::lines(cluster));
+        lines
+    }
+}
 
 impl EdgeConfig {
     fn from_flags(check: &mut Check, flags: &EdgeFlags) -> Self {
@@ -238,7 +294,7 @@ impl Config {
     pub fn on_loopback(data_dir: PathBuf) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
-            data_dir,
+            store: StoreConfig::Embedded(data_dir),
             edge: EdgeConfig {
                 listen: any,
                 trusted_proxies: Vec::new(),
@@ -264,28 +320,31 @@ impl Config {
     }
 
     /// Where the master keys are, if in a file.
-    pub(crate) fn master_key_path(&self) -> PathBuf {
-        self.master_key_file
-            .clone()
-            .unwrap_or_else(|| self.data_dir.join("master.key"))
+    pub(crate) fn master_key_path(&self) -> Option<PathBuf> {
+        if self.master_key.is_some() {
+            return None;
+        }
+        let beside = || Some(self.store.directory()?.join("master.key"));
+        self.master_key_file.clone().or_else(beside)
     }
 
     /// Reads the flags.
     pub(crate) fn from_flags(flags: &Flags) -> Result<Self, Failure> {
         let mut check = Check::new("up");
-        let data_dir = check.path("data-dir", &flags.data_dir);
+        let retention = check.duration("retention", &flags.retention, RETENTION_MIN, RETENTION_MAX);
+        let store = StoreConfig::from_flags(&mut check, flags, retention);
         let edge = EdgeConfig::from_flags(&mut check, &flags.edge);
         let api = ApiConfig::from_flags(&mut check, &flags.api);
         let (master_key, master_key_file) = check.master_key(&flags.master_key.0);
         let config = Self {
-            data_dir,
+            store,
             edge,
             api,
             master_key,
             master_key_file,
             dispatcher: DispatcherConfig::from_flags(&mut check, &flags.dispatcher),
             targets: TargetConfig::from_flags(&mut check, &flags.targets),
-            retention: check.duration("retention", &flags.retention, RETENTION_MIN, RETENTION_MAX),
+            retention,
             process: ProcessConfig::from_flags(&mut check, &flags.process),
         };
         check.distinct(&[
@@ -298,11 +357,8 @@ impl Config {
 
     /// The configuration as an environment file that gives the same one. Secrets are masked.
     pub(crate) fn print(&self, log: &str) -> String {
-        let file = match &self.master_key {
-            Some(_) => None,
-            None => Some(self.master_key_path()),
-        };
-        let mut lines = vec![("DATA_DIR", Some(self.data_dir.display().to_string()))];
+        let file = self.master_key_path();
+        let mut lines = self.store.lines();
         lines.extend(self.edge.lines());
         lines.extend(self.api.lines());
         lines.extend([
@@ -322,7 +378,7 @@ impl Config {
     }
 }
 
-fn path(path: Option<&PathBuf>) -> Option<String> {
+pub(super) fn path(path: Option<&PathBuf>) -> Option<String> {
     path.map(|path| path.display().to_string())
 }
 

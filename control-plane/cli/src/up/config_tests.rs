@@ -31,6 +31,13 @@ fn without_flags_everything_listens_on_loopback() {
     let config = Config::from_flags(&flags(&[])).unwrap();
     insta::assert_snapshot!(config.print("info"), @r"
     QRELAY_DATA_DIR=qrelay-data
+    QRELAY_SCYLLA_NODES=
+    QRELAY_SCYLLA_KEYSPACE=
+    QRELAY_SCYLLA_DATACENTER=
+    QRELAY_SCYLLA_REPLICATION=
+    QRELAY_SCYLLA_USER=
+    QRELAY_SCYLLA_PASSWORD_FILE=
+    QRELAY_SCYLLA_TLS_CA=
     QRELAY_EDGE_LISTEN=127.0.0.1:8080
     QRELAY_TRUSTED_PROXIES=
     QRELAY_PROXY_PROTOCOL=false
@@ -72,6 +79,7 @@ fn all_violations_are_reported_at_once() {
     ]);
     insta::assert_snapshot!(text, @r#"
     error: the configuration has 13 errors
+      - --retention (QRELAY_RETENTION): "30x" is no duration, such as 30d or 12h
       - --data-dir (QRELAY_DATA_DIR): is empty
       - --edge-listen (QRELAY_EDGE_LISTEN): "localhost:80" is no address with a port, such as 127.0.0.1:8080 or [::]:8080
       - --trusted-proxies (QRELAY_TRUSTED_PROXIES): "ten" is no network, such as 10.0.0.0/8 or ::1
@@ -82,7 +90,6 @@ fn all_violations_are_reported_at_once() {
       - --api-tls-key (QRELAY_API_TLS_KEY): is missing: TLS needs both certificate and key
       - --public-url (QRELAY_PUBLIC_URL): "https://qr.example/path" must be http:// or https://, a host, and nothing after it
       - --deny-target (QRELAY_DENY_TARGET): "10.0.0.0/33" is no network, such as 10.0.0.0/8 or ::1
-      - --retention (QRELAY_RETENTION): "30x" is no duration, such as 30d or 12h
       - --drain-deadline (QRELAY_DRAIN_DEADLINE): "0s" is not between 1s and 10m
       - --log (QRELAY_LOG): "qrelay=loud" is no filter: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5
     hint: `qrelay up --help` explains each flag
@@ -255,7 +262,7 @@ fn the_master_key_of_the_variable_is_checked_and_shown_nowhere() {
     );
     // A file that is named on the command line beats the variable.
     let config = Config::from_flags(&flags(&["--master-key", &good, "--master-key-file=my.key"])).unwrap();
-    assert!(config.master_key.is_none() && config.master_key_path().ends_with("my.key"));
+    assert!(config.master_key.is_none() && config.master_key_path().unwrap().ends_with("my.key"));
 }
 
 #[test]
@@ -269,4 +276,83 @@ fn a_nodes_name_is_short_and_visible() {
     }
     let config = Config::from_flags(&flags(&["--node-name", "shard-0"])).unwrap();
     assert_eq!(config.process.node_name.as_deref(), Some("shard-0"));
+}
+
+#[test]
+fn nodes_take_the_place_of_a_data_directory() {
+    let (password, ca) = (
+        tempfile::NamedTempFile::new().unwrap(),
+        tempfile::NamedTempFile::new().unwrap(),
+    );
+    std::fs::write(password.path(), "hunter2\n").unwrap();
+    let key = data_encoding::BASE64.encode(&[3; 32]);
+    let (password_path, ca_path) = (password.path().to_str().unwrap(), ca.path().to_str().unwrap());
+    let config = Config::from_flags(&flags(&[
+        "--scylla-nodes=db-1:9042,[::1]:9042",
+        "--scylla-nodes=db-3",
+        "--scylla-datacenter=eu",
+        "--scylla-replication=5",
+        "--scylla-user=qrelay",
+        "--scylla-password-file",
+        password_path,
+        "--scylla-tls-ca",
+        ca_path,
+        "--admin-key=an-admin-key-of-the-operator",
+        "--master-key",
+        &key,
+    ]))
+    .unwrap();
+    let printed = config.print("info");
+    let files = format!("QRELAY_SCYLLA_PASSWORD_FILE={password_path}\nQRELAY_SCYLLA_TLS_CA={ca_path}\n");
+    let lines = "QRELAY_DATA_DIR=\nQRELAY_SCYLLA_NODES=db-1:9042,[::1]:9042,db-3\nQRELAY_SCYLLA_KEYSPACE=qrelay\n\
+                 QRELAY_SCYLLA_DATACENTER=eu\nQRELAY_SCYLLA_REPLICATION=5\nQRELAY_SCYLLA_USER=qrelay\n";
+    assert!(printed.contains(&(lines.to_owned() + &files)), "{printed}");
+    assert!(
+        !printed.contains("hunter2") && !format!("{config:?}").contains("hunter2"),
+        "{printed}"
+    );
+    let StoreConfig::Cluster(cluster) = config.store else {
+        panic!("no cluster")
+    };
+    assert_eq!(cluster.scylla.keep, config.retention);
+    let login = cluster.scylla.credentials.unwrap();
+    assert_eq!(
+        (login.user.as_str(), login.password.expose_secret()),
+        ("qrelay", "hunter2")
+    );
+}
+
+#[test]
+fn what_a_cluster_needs_is_said_at_once_and_by_flag() {
+    let text = refused(&[
+        "--scylla-nodes=db:99999",
+        "--scylla-keyspace=My Keyspace",
+        "--scylla-replication=0",
+        "--scylla-user=qrelay",
+        "--data-dir=here",
+        "--master-key-file=/nowhere/master.key",
+    ]);
+    insta::assert_snapshot!(text, @r#"
+    error: the configuration has 7 errors
+      - --scylla-nodes (QRELAY_SCYLLA_NODES): "db:99999" is no host with a port, such as db-1:9042 or [::1]:9042
+      - --scylla-keyspace (QRELAY_SCYLLA_KEYSPACE): "My Keyspace" cannot be the keyspace's name: it takes lower-case letters, digits and _, a letter first, 48 at most
+      - --scylla-replication (QRELAY_SCYLLA_REPLICATION): "0" is no number of nodes, such as 3
+      - --scylla-password-file (QRELAY_SCYLLA_PASSWORD_FILE): is missing: a login needs both user and password
+      - --data-dir (QRELAY_DATA_DIR): --scylla-nodes is set too, and everything is kept in one of them: leave the other out
+      - --admin-key-file (QRELAY_ADMIN_KEY_FILE): is missing, and QRELAY_ADMIN_KEY too: all control planes of a cluster are given one admin key, which `openssl rand -hex 32` makes
+      - --master-key-file (QRELAY_MASTER_KEY_FILE): there is no /nowhere/master.key: on a cluster it is not made, because all control planes and dispatchers must have the same
+    hint: `qrelay up --help` explains each flag
+    "#);
+}
+
+#[test]
+fn without_nodes_nothing_else_of_a_cluster_is_taken() {
+    let text = refused(&["--scylla-keyspace=qrelay", "--scylla-replication=3"]);
+    for flag in ["--scylla-keyspace", "--scylla-replication"] {
+        assert!(text.contains(&format!("- {flag} ")), "{text}");
+    }
+    assert!(text.contains("needs --scylla-nodes"), "{text}");
+    let empty = ["--scylla-nodes=", "--scylla-keyspace=", "--scylla-tls-ca="];
+    let config = Config::from_flags(&flags(&empty)).unwrap();
+    assert!(matches!(config.store, StoreConfig::Embedded(_)));
 }

@@ -7,6 +7,7 @@ use qrelay_dispatcher::exchange::TlsConfigError;
 use qrelay_store::{
     StoreError,
     appender::AppendError,
+    scylla,
     seal::{CheckError, MasterKeyError},
     sqlite,
 };
@@ -19,6 +20,17 @@ pub enum StartError {
     /// The data directory.
     #[error(transparent)]
     Open(#[from] sqlite::OpenError),
+    /// The cluster's keyspace.
+    #[error("--scylla-{flag} (QRELAY_SCYLLA_{})", flag.replace('-', "_").to_ascii_uppercase())]
+    Cluster {
+        /// What is likeliest to be at fault: `nodes`, `keyspace`, `datacenter` or `tls-ca`.
+        flag: &'static str,
+        /// Why it cannot be used.
+        source: scylla::OpenError,
+    },
+    /// A cluster whose keys were not given.
+    #[error("on a cluster the admin key and the master keys must be given: none is made")]
+    KeysNeeded,
     /// An address.
     #[error("cannot listen on {address} (--{flag}-listen)")]
     Listen {
@@ -46,7 +58,7 @@ pub enum StartError {
     MasterKey(#[from] MasterKeyError),
     /// The master keys do not open what is stored.
     #[error(
-        "--master-key-file (QRELAY_MASTER_KEY_FILE): {} is not the key file of this data directory",
+        "--master-key-file (QRELAY_MASTER_KEY_FILE): {} is not the key file of this install",
         path.display()
     )]
     WrongKeys {
@@ -100,6 +112,21 @@ pub enum StartError {
     Control(#[from] qrelay_control::BuildError),
 }
 
+impl From<scylla::OpenError> for StartError {
+    fn from(source: scylla::OpenError) -> Self {
+        use scylla::OpenError as E;
+        let flag = match &source {
+            E::Keyspace { .. } | E::NewerSchema { .. } | E::Migrate { .. } => "keyspace",
+            E::DatacenterNeeded { .. } | E::NoSuchDatacenter { .. } | E::OtherDatacenter { .. } => {
+                "datacenter"
+            }
+            E::Tls { .. } => "tls-ca",
+            E::Connect { .. } | E::Statement { .. } | E::Store(_) => "nodes",
+        };
+        Self::Cluster { flag, source }
+    }
+}
+
 impl StartError {
     /// Whether the configuration is at fault, and the same start would never succeed.
     pub(crate) fn is_usage(&self) -> bool {
@@ -111,6 +138,7 @@ impl StartError {
             | Self::TlsKey(_)
             | Self::TlsPair { .. }
             | Self::CaBundle(_) => true,
+            Self::Cluster { flag, .. } => matches!(*flag, "datacenter" | "tls-ca"),
             _ => false,
         }
     }
@@ -143,6 +171,15 @@ impl StartError {
             Self::WrongKey { .. } => Some(
                 "set it to the key that this install's secrets were sealed with, or name a key file with --master-key-file",
             ),
+            Self::Cluster { source, .. } => match source {
+                scylla::OpenError::Connect { .. } => Some(
+                    "see that the nodes are up and can be reached from here; where they ask for a login, set --scylla-user and --scylla-password-file",
+                ),
+                scylla::OpenError::Store(StoreError::Unavailable(_)) => Some(
+                    "more than half of the nodes that keep a row must be up: that is two where the keyspace was made with --scylla-replication 3",
+                ),
+                _ => None,
+            },
             Self::Open(sqlite::OpenError::InUse { .. }) => {
                 Some("stop the other process, or choose another --data-dir")
             }

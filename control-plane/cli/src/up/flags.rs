@@ -7,19 +7,17 @@
 use clap::Args;
 use secrecy::SecretString;
 
+use super::cluster::ClusterFlags;
 use crate::flag_first::{FlagFirst, SecretOrFile};
 
 /// Flags of `qrelay up`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Flags {
-    /// Where everything is kept; one process at a time may use it
-    #[arg(
-        long,
-        env = "QRELAY_DATA_DIR",
-        default_value = "qrelay-data",
-        value_name = "DIR"
-    )]
-    pub(crate) data_dir: String,
+    /// Where everything is kept, unless in a cluster; one process at a time may use it [default: qrelay-data]
+    #[arg(long, env = "QRELAY_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<String>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterFlags,
     #[command(flatten)]
     pub(crate) edge: EdgeFlags,
     #[command(flatten)]

@@ -1,16 +1,18 @@
-//! `qrelay up`: all roles in one process on a data directory.
+//! `qrelay up`: all roles in one process, on a data directory or in a keyspace of a CQL cluster.
 //!
 //! [`start`] is the library: the demo and tests start the same process inside themselves. [`run`] is the command
 //! around it: configuration, logs, signals, exit codes.
 
 mod admin_key;
 mod check;
+mod cluster;
 mod config;
 mod edge_runtime;
 mod error;
 mod flags;
 mod logging;
 mod metric_help;
+mod opened;
 mod ops;
 mod process;
 mod readiness;
@@ -28,7 +30,10 @@ use std::{
 
 pub use self::{
     admin_key::{AdminKeyError, AdminKeyTo},
-    config::{ApiConfig, ApiTls, Config, DispatcherConfig, EdgeConfig, ProcessConfig, TargetConfig},
+    cluster::ClusterConfig,
+    config::{
+        ApiConfig, ApiTls, Config, DispatcherConfig, EdgeConfig, ProcessConfig, StoreConfig, TargetConfig,
+    },
     error::{StartError, StopError},
     ops::{Metrics, MetricsError},
     start::{Addresses, Running, start},

@@ -1,6 +1,7 @@
 //! Starts all roles in one process, and stops them in order.
 //!
-//! Order of a start: the directory's lock, keys, listeners, the writers of dead processes, our writer, the roles.
+//! Order of a start: the store (on a directory: its lock), keys, listeners, the writers of processes that are known to be
+//! dead, our writer, the roles.
 //! Order of a stop: the edge first, so that nothing new is answered; then the writer, so that all that was answered
 //! is acknowledged; then dispatcher and control plane, side by side; the store last.
 
@@ -9,10 +10,8 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use qrelay_store::{
     appender::Appender,
-    clock::{SharedClock, SystemClock},
     reader::close_dead_writers,
     seal::{CheckError, MasterKeys, Sealer},
-    sqlite::{self, SqliteStore},
     store::SharedStore,
 };
 use secrecy::ExposeSecret;
@@ -22,9 +21,10 @@ use url::Url;
 
 use super::{
     admin_key::{self, AdminKeyTo},
-    config::{Config, ProcessConfig},
+    config::{Config, ProcessConfig, StoreConfig},
     edge_runtime::EdgeRuntime,
     error::{StartError, StopError},
+    opened::Opened,
     ops::{self, Metrics},
     readiness::Ready,
     role::Role,
@@ -62,7 +62,7 @@ pub struct Running {
     // Outlives the edge and the writer.
     edge_runtime: EdgeRuntime,
     // Dropped last: the store waits for what is being committed and gives the directory free.
-    store: Arc<SqliteStore>,
+    store: Opened,
 }
 
 impl std::fmt::Debug for Running {
@@ -80,8 +80,8 @@ impl std::fmt::Debug for Running {
 /// When the data directory is in use or damaged, keys are missing or wrong, an address is taken, or a role cannot be
 /// built. Nothing runs then.
 pub async fn start(config: Config, metrics: Metrics, show_to: AdminKeyTo) -> Result<Running, StartError> {
-    let (store, ground) = open(&config).await?;
-    let admin_key = admin_key::obtain(&config.data_dir, config.api.admin_key.as_ref(), show_to)?;
+    let (store, ground) = Opened::open(&config.store).await?;
+    let admin_key = admin_key(&config, show_to)?;
     let sealer = sealer(&config, &*ground.store).await?;
     let edge_runtime = EdgeRuntime::start().map_err(StartError::Threads)?;
     let scans = edge_runtime.handle();
@@ -89,7 +89,9 @@ pub async fn start(config: Config, metrics: Metrics, show_to: AdminKeyTo) -> Res
     let addresses = listeners.addresses.clone();
     let public_url = public_url(&config, addresses.edge);
     warn_of_exposure(&config, &addresses);
-    close_dead_writers(&ground.store, &[]).await?;
+    if ground.store.exclusive() {
+        close_dead_writers(&ground.store, &[]).await?;
+    }
     let node = node(&config.process);
     let store_of_writer = Arc::clone(&ground.store);
     let appender = Appender::start_on(scans, store_of_writer, &ground.clock, &node, HEADS_PERIOD).await?;
@@ -120,11 +122,9 @@ pub async fn start(config: Config, metrics: Metrics, show_to: AdminKeyTo) -> Res
         edge_runtime,
         store,
     };
-    running.background.spawn(sqlite::retention::run(
-        Arc::clone(&running.store),
-        config.retention,
-        background_stop.clone(),
-    ));
+    running
+        .store
+        .keep_up(&running.background, config.retention, background_stop.clone());
     running
         .background
         .spawn(ops::serve(listeners.ops, metrics, ready, background_stop));
@@ -185,7 +185,7 @@ impl Running {
 
     /// The store, for tests.
     pub fn store(&self) -> SharedStore {
-        Arc::clone(&self.store) as SharedStore
+        self.store.shared()
     }
 
     /// Waits until a role ends although nobody asked it to: which one, and why.
@@ -234,7 +234,7 @@ impl Running {
 }
 
 /// Dropping the store waits for the disk. A writer that could not be closed in time holds it, too, and ends with its threads.
-async fn drop_store(threads: EdgeRuntime, store: Arc<SqliteStore>) {
+async fn drop_store(threads: EdgeRuntime, store: Opened) {
     let dropped = tokio::task::spawn_blocking(move || {
         threads.end();
         drop(store);
@@ -243,35 +243,31 @@ async fn drop_store(threads: EdgeRuntime, store: Arc<SqliteStore>) {
     dropped.expect("invariant: closing the store does not panic");
 }
 
-async fn open(config: &Config) -> Result<(Arc<SqliteStore>, Ground), StartError> {
-    let directory = config.data_dir.clone();
-    let clock: SharedClock = Arc::new(SystemClock);
-    let options = sqlite::Options {
-        clock: Arc::clone(&clock),
-        ..sqlite::Options::default()
-    };
-    let opening = tokio::task::spawn_blocking(move || SqliteStore::open(&directory, &options)).await;
-    let store = opening.expect("invariant: opening a store does not panic")?;
-    let shared: SharedStore = store.clone();
-    Ok((store, Ground { store: shared, clock }))
+/// The admin key of this start.
+fn admin_key(config: &Config, show_to: AdminKeyTo) -> Result<qrelay_control::AdminKey, StartError> {
+    let given = config.api.admin_key.as_ref();
+    match &config.store {
+        StoreConfig::Embedded(directory) => Ok(admin_key::obtain(directory, given, show_to)?),
+        StoreConfig::Cluster(_) => Ok(admin_key::given(given.ok_or(StartError::KeysNeeded)?)?),
+    }
 }
 
 /// The keys of this start, which open what is stored.
 async fn sealer(config: &Config, store: &dyn qrelay_store::Store) -> Result<Sealer, StartError> {
-    let keys = match &config.master_key {
-        Some(text) => MasterKeys::from_env_text(text.expose_secret())?,
-        None => keys_in_file(&config.master_key_path(), store).await?,
+    let path = config.master_key_path();
+    let keys = match (&config.master_key, &path) {
+        (Some(text), _) => MasterKeys::from_env_text(text.expose_secret())?,
+        (None, Some(path)) if store.exclusive() => keys_in_file(path, store).await?,
+        (None, Some(path)) => MasterKeys::load(path)?,
+        (None, None) => return Err(StartError::KeysNeeded),
     };
     let sealer = Sealer::new(Arc::new(keys));
     match sealer.check(store).await {
         Ok(()) => Ok(sealer),
         Err(CheckError::Store(error)) => Err(error.into()),
-        Err(source @ CheckError::WrongKeys { .. }) => Err(match config.master_key {
-            Some(_) => StartError::WrongKey { source },
-            None => StartError::WrongKeys {
-                path: config.master_key_path(),
-                source,
-            },
+        Err(source @ CheckError::WrongKeys { .. }) => Err(match path {
+            None => StartError::WrongKey { source },
+            Some(path) => StartError::WrongKeys { path, source },
         }),
     }
 }

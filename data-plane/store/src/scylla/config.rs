@@ -63,8 +63,11 @@ impl ScyllaConfig {
         }
     }
 
-    /// Refuses what no cluster could be asked with: names go into statements as they are.
-    pub(super) fn check(&self) -> Result<(), OpenError> {
+    /// Refuses what no cluster could be asked with: names go into statements as they are. Opening does so, too.
+    ///
+    /// # Errors
+    /// [`OpenError::Keyspace`].
+    pub fn check(&self) -> Result<(), OpenError> {
         let name = self.keyspace.as_bytes();
         let plain = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_';
         if !name.first().is_some_and(u8::is_ascii_lowercase) || name.len() > 48 || !name.iter().all(plain) {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use qrelay_dispatcher::exchange::{self, Exchanger, TlsConfigError};
-use qrelay_store::{seal::Sealer, target::Targets};
+use qrelay_store::{limits, seal::Sealer, target::Targets};
 
 use super::{
     super::{config::DispatcherConfig, error::StartError},
@@ -41,10 +41,15 @@ pub(crate) fn build(
         secrets: Arc::new(needs.sealer),
     };
     let settings = qrelay_dispatcher::Config::default();
+    let checkpoint_period = match ground.store.exclusive() {
+        true => limits::CHECKPOINT_PERIOD_EMBEDDED,
+        false => limits::CHECKPOINT_PERIOD_CLUSTER,
+    };
     let drain_deadline = settings.drain_deadline.min(needs.drain);
     Ok(qrelay_dispatcher::Config {
         addr: needs.addr,
         drain_deadline,
+        checkpoint_period,
         ..settings
     }
     .build(deps))
