@@ -92,6 +92,7 @@ struct Shared {
     journal: Option<Journal>,
     journaling: Seldom,
     journal_full: Seldom,
+    not_shipped: Seldom,
 }
 
 struct StoreHandle(SharedStore);
@@ -256,6 +257,7 @@ impl Appender {
             journal,
             journaling: Seldom::new(TOLD),
             journal_full: Seldom::new(TOLD),
+            not_shipped: Seldom::new(TOLD),
         });
         shared
             .tasks
@@ -369,6 +371,12 @@ impl Shared {
                 times,
                 "the store does not take events; they go to the journal until it does"
             );
+        }
+    }
+
+    fn tell_not_shipped(&self, error: &StoreError) {
+        if let Some(times) = self.not_shipped.happened() {
+            tracing::warn!(%error, times, "what is in the journal does not get into the store; trying again");
         }
     }
 

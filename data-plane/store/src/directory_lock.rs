@@ -8,12 +8,19 @@ use std::{
     io::{Read, Seek, SeekFrom, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
+    time::Duration,
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 
 /// The lock file's name.
 const FILE: &str = "qrelay.lock";
+/// Who only looks whether it is taken has it for a moment, in which nobody's start is to be refused.
+const LOOK: Duration = Duration::from_millis(10);
+const LOOKS_MAX: u32 = 5;
 
 /// Why a directory was not taken.
 #[derive(Debug)]
@@ -55,16 +62,44 @@ impl DirectoryLock {
             .mode(0o600)
             .open(dir.join(FILE))
             .map_err(LockError::Io)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(LockError::InUse(owner(&mut file))),
-            Err(error) => return Err(LockError::Io(error.into())),
+        let mut looks = 0;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if looks < LOOKS_MAX => {
+                    looks += 1;
+                    std::thread::sleep(LOOK);
+                }
+                Err(Errno::WOULDBLOCK) => return Err(LockError::InUse(owner(&mut file))),
+                Err(error) => return Err(LockError::Io(error.into())),
+            }
         }
         // The number is for people and may be missing; on a full disk the lock holds all the same.
         if let Err(error) = note_owner(&mut file) {
             tracing::warn!(%error, "cannot write the process id into the lock file");
         }
         Ok(Self { file })
+    }
+
+    /// Who has the directory just now, for people. Changes nothing.
+    pub(crate) fn holder(dir: &Path) -> std::io::Result<Option<String>> {
+        let mut file = match File::open(dir.join(FILE)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        // Given back at once; see [`LOOK`].
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => flock(&file, FlockOperation::Unlock)
+                .map(|()| None)
+                .map_err(Into::into),
+            Err(Errno::WOULDBLOCK) => Ok(Some(owner(&mut file))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether somebody ever had it.
+    pub(crate) fn was_taken(dir: &Path) -> bool {
+        dir.join(FILE).is_file()
     }
 }
 

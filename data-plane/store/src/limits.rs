@@ -71,6 +71,10 @@ pub const JOURNAL_SHIP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest pause between tries to ship: a store that is back is noticed within it.
 pub const JOURNAL_RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// What the disk has not given back of the journal for so long is damage: a switch to another path to the disk takes less,
+/// and meanwhile later scans of the partition stay in the journal.
+pub const JOURNAL_UNREADABLE_AFTER: Duration = Duration::from_secs(60);
+
 // ---- A scan ----
 
 /// User agents are cut here: real ones are below 400 bytes.

@@ -222,7 +222,10 @@ async fn ship(shared: Arc<Shared>, lane: Arc<Lane>, journal: Journal, mut first:
         };
         let shipped = match first.take() {
             Some((seq, append)) => shipping::answered(append).await.map(|()| Some(seq)),
-            None => shipping::ship(&journal, &shared.store.0, shared.writer, &window).await,
+            None => {
+                let shipped = shipping::ship(&journal, &shared.store.0, shared.writer, &window).await;
+                shipped.map(|shipped| shipped.last)
+            }
         };
         match shipped {
             Ok(last) => {
@@ -234,7 +237,7 @@ async fn ship(shared: Arc<Shared>, lane: Arc<Lane>, journal: Journal, mut first:
                 journal.resolve(window).await;
             }
             Err(error) => {
-                tracing::debug!(%error, partition = %lane.partition, "cannot ship the journal; trying again");
+                shared.tell_not_shipped(&error);
                 metrics::counter!("qrelay_append_failures_total").increment(1);
                 pace.failed();
                 lane.backlog.ended(0);

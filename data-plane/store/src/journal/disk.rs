@@ -325,7 +325,8 @@ impl Disk {
 
     fn end(&mut self, writer: WriterId) -> io::Result<()> {
         if self.writer == Some(writer) {
-            self.active = None;
+            // All that it wrote is in the store, so it has no segment but perhaps one that nothing was written to.
+            self.retire();
         }
         // Gone for good before the marker is: a segment without a marker would be a writer that nobody closes.
         sync_directory(&self.dir)?;

@@ -15,6 +15,7 @@
 mod disk;
 mod format;
 mod marker;
+mod reading;
 mod scan;
 pub(crate) mod shipping;
 pub mod succession;
@@ -35,6 +36,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::{
     disk::{BeforeWrite, Disk, Job, Segment},
     format::{FILE_HEADER_BYTES, HeaderFault, SegmentKey},
+    reading::{Reading, Unreadable, is_lost},
 };
 pub use self::{
     marker::Marker,
@@ -82,6 +84,12 @@ pub enum JournalError {
         dir: PathBuf,
         /// Who has it, for people.
         owner: String,
+    },
+    /// There is no journal to look at.
+    #[error("there is no journal in {}", dir.display())]
+    Missing {
+        /// The directory.
+        dir: PathBuf,
     },
     /// The directory cannot be made, read or locked.
     #[error("cannot use the journal directory {}", dir.display())]
@@ -174,20 +182,32 @@ pub struct Contents {
 }
 
 impl DeadWriter {
-    /// What its segments hold, and what of them cannot be read. Blocks.
+    /// Whether it left nothing to ship: files are deleted once the store has all that is in them.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// What its segments hold, and what of them cannot be read. A segment that is gone by now is left out: a process that
+    /// uses the journal has shipped it. Blocks.
     ///
     /// # Errors
-    /// When a file cannot be read.
+    /// When a file cannot be read for a reason that is not the disk's.
     pub fn contents(&self) -> io::Result<Vec<Contents>> {
-        let read = |(segment, path): &(u32, PathBuf)| {
-            let scanned = scan::scan(path, self.key(*segment))?;
-            Ok(Contents {
+        let mut contents = Vec::new();
+        for (segment, path) in &self.segments {
+            let scan = |unreadable| scan::scan(path, self.key(*segment), &Reading::default(), unreadable);
+            let scanned = match scan(Unreadable::Fails) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if is_lost(&error) => scan(Unreadable::IsDamage)?,
+                scanned => scanned?,
+            };
+            contents.push(Contents {
                 file: path.clone(),
                 found: scanned.found,
                 troubles: scanned.troubles,
-            })
-        };
-        self.segments.iter().map(read).collect()
+            });
+        }
+        Ok(contents)
     }
 
     fn key(&self, segment: u32) -> SegmentKey {
@@ -209,6 +229,15 @@ pub struct Recovered {
     pub troubles: Vec<Trouble>,
 }
 
+impl Recovered {
+    /// Pieces that are lost.
+    fn damaged(&self) -> u64 {
+        let damaged = |trouble: &&Trouble| matches!(trouble, Trouble::Damaged { .. });
+        let damaged = self.troubles.iter().filter(damaged).count();
+        u64::try_from(damaged).expect("invariant: usize fits into u64")
+    }
+}
+
 /// An open journal. Cheap to clone; the last clone that is dropped waits for the thread and gives the directory free.
 #[derive(Clone, Debug)]
 pub struct Journal {
@@ -221,6 +250,7 @@ struct Inner {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     left: Mutex<Vec<DeadWriter>>,
+    reading: Reading,
 }
 
 impl Drop for Inner {
@@ -241,10 +271,14 @@ impl Journal {
     /// # Errors
     /// See [`JournalError`].
     pub fn open(config: JournalConfig) -> Result<Self, JournalError> {
-        Self::open_with(config, Arc::new(|| Ok(())))
+        Self::open_with(config, Arc::new(|| Ok(())), Reading::default())
     }
 
-    fn open_with(config: JournalConfig, before_write: BeforeWrite) -> Result<Self, JournalError> {
+    fn open_with(
+        config: JournalConfig,
+        before_write: BeforeWrite,
+        reading: Reading,
+    ) -> Result<Self, JournalError> {
         let dir = config.dir.clone();
         let lock = DirectoryLock::take(&dir).map_err(|error| match error {
             LockError::InUse(owner) => JournalError::InUse {
@@ -277,6 +311,7 @@ impl Journal {
                 jobs: Some(jobs),
                 thread: Some(thread),
                 left: Mutex::new(listed.left),
+                reading,
             }),
         })
     }
@@ -343,18 +378,19 @@ impl Journal {
             .map_err(|error| WriteError::Disk(error.to_string()))?
     }
 
-    /// Reads batches of `writer`. None for one that is not what was written: that is logged and counted here.
+    /// Reads batches of `writer`. None for one that is not what was written, or that the disk has not given back for
+    /// [`limits::JOURNAL_UNREADABLE_AFTER`]: that is logged and counted here.
     ///
     /// # Errors
-    /// When the disk cannot be read.
+    /// When the files cannot be read for a reason that is not the disk's.
     pub async fn read(
         &self,
         writer: WriterId,
         positions: Vec<Position>,
     ) -> Result<Vec<Option<Batch>>, StoreError> {
         let dir = self.inner.config.dir.clone();
-        let reading = tokio::task::spawn_blocking(move || read(&dir, writer, &positions));
-        let read = reading.await.expect("invariant: reading a file does not panic");
+        let read = move |reading: &Reading, unreadable| read(&dir, writer, &positions, reading, unreadable);
+        let read = self.inner.reading.patiently(read).await;
         let (batches, damaged) =
             read.map_err(|error| StoreError::Unavailable(format!("cannot read the journal: {error}")))?;
         for segment in damaged {
@@ -363,21 +399,22 @@ impl Journal {
         Ok(batches)
     }
 
-    /// Reads what a dead writer left. What cannot be read is logged and counted; all that follows it is there.
+    /// Reads what a dead writer left. What cannot be read is logged and counted (what the disk does not give back, after
+    /// [`limits::JOURNAL_UNREADABLE_AFTER`]); all that follows it is there.
     ///
     /// # Errors
-    /// When a file cannot be read. To be repeated then, before anything of it was resolved.
+    /// When a file cannot be read for a reason that is not the disk's. To be repeated then, before anything of it was
+    /// resolved.
     pub async fn recover(&self, dead: &DeadWriter) -> io::Result<Recovered> {
         let mut recovered = Recovered::default();
         let mut segments = Vec::new();
         for (segment, path) in dead.segments.clone() {
             let key = dead.key(segment);
-            let scanning = tokio::task::spawn_blocking(move || {
-                scan::scan(&path, key).inspect(|scanned| tell_troubles(&path, &scanned.troubles))
-            });
-            let scanned = scanning
-                .await
-                .expect("invariant: reading a file does not panic")?;
+            let scan = move |reading: &Reading, unreadable| {
+                let scanned = scan::scan(&path, key, reading, unreadable);
+                scanned.inspect(|scanned| tell_troubles(&path, &scanned.troubles))
+            };
+            let scanned = self.inner.reading.patiently(scan).await?;
             segments.push((segment, scanned.found.len(), scanned.is_damaged()));
             recovered.troubles.extend(scanned.troubles);
             for found in scanned.found {
@@ -461,7 +498,13 @@ fn tell_troubles(path: &Path, troubles: &[Trouble]) {
 
 type ReadBatches = (Vec<Option<Batch>>, Vec<u32>);
 
-fn read(dir: &Path, writer: WriterId, positions: &[Position]) -> io::Result<ReadBatches> {
+fn read(
+    dir: &Path,
+    writer: WriterId,
+    positions: &[Position],
+    reading: &Reading,
+    unreadable: Unreadable,
+) -> io::Result<ReadBatches> {
     let (mut batches, mut damaged) = (Vec::with_capacity(positions.len()), Vec::new());
     let mut open: Option<(u32, File)> = None;
     for position in positions {
@@ -469,24 +512,42 @@ fn read(dir: &Path, writer: WriterId, positions: &[Position]) -> io::Result<Read
             writer,
             segment: position.segment,
         };
-        if open
-            .as_ref()
-            .is_none_or(|(segment, _)| *segment != position.segment)
-        {
-            open = Some((position.segment, File::open(dir.join(segment_name(key)))?));
-        }
-        let (_, file) = open.as_ref().expect("invariant: it was opened above");
-        let mut bytes = vec![0; position.bytes()];
-        file.read_exact_at(&mut bytes, u64::from(position.offset))?;
-        let batch = key.decode(&bytes).ok().map(|(batch, _)| batch);
+        let (batch, why) = match read_entry(dir, key, *position, reading, &mut open) {
+            Ok(bytes) => (key.decode(&bytes).ok().map(|(batch, _)| batch), None),
+            Err(error) if unreadable == Unreadable::IsDamage && is_lost(&error) => (None, Some(error)),
+            Err(error) => return Err(error),
+        };
         if batch.is_none() {
-            tracing::error!(%writer, segment = position.segment, offset = position.offset, "a batch in the journal is not what was written; it is lost");
+            let why = why.map_or_else(
+                || "it is not what was written".to_owned(),
+                |error| error.to_string(),
+            );
+            tracing::error!(%writer, segment = position.segment, offset = position.offset, why, "a batch in the journal cannot be read; it is lost");
             metrics::counter!("qrelay_journal_damaged_total").increment(1);
             damaged.push(position.segment);
         }
         batches.push(batch);
     }
     Ok((batches, damaged))
+}
+
+/// The bytes of one. `open`: the segment that the one before was in.
+fn read_entry(
+    dir: &Path,
+    key: SegmentKey,
+    position: Position,
+    reading: &Reading,
+    open: &mut Option<(u32, File)>,
+) -> io::Result<Vec<u8>> {
+    let path = dir.join(segment_name(key));
+    let file = match open.take() {
+        Some((segment, file)) if segment == key.segment => file,
+        _ => File::open(&path)?,
+    };
+    let (_, file) = open.insert((key.segment, file));
+    let mut bytes = vec![0; position.bytes()];
+    reading.at(&path, file, &mut bytes, u64::from(position.offset))?;
+    Ok(bytes)
 }
 
 fn segment_name(key: SegmentKey) -> String {
@@ -507,15 +568,45 @@ struct Listed {
     segments: BTreeMap<u32, Segment>,
     left: Vec<DeadWriter>,
     next: u32,
+    aside: Vec<PathBuf>,
     aside_bytes: u64,
 }
 
-/// The dead writers of a directory, for people, without taking it: it may be in use. Blocks.
+/// What stands in a directory, for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Inspected {
+    /// Who uses it just now, for people.
+    pub in_use_by: Option<String>,
+    /// Its writers that are not closed; that of who uses it too.
+    pub writers: Vec<DeadWriter>,
+    /// Files kept aside because not all that was in them is in the store.
+    pub aside: Vec<PathBuf>,
+}
+
+/// Looks at a journal without taking it or changing anything: it may be in use. Blocks.
 ///
 /// # Errors
-/// When the directory cannot be read, or a newer release wrote it.
-pub fn inspect(dir: &Path) -> Result<Vec<DeadWriter>, JournalError> {
-    Ok(list(dir)?.left)
+/// When there is none, it cannot be read, or a newer release wrote it.
+pub fn inspect(dir: &Path) -> Result<Inspected, JournalError> {
+    if !is_journal(dir) {
+        return Err(JournalError::Missing { dir: dir.to_owned() });
+    }
+    // Asked before: who ends in between has left what is found.
+    let in_use_by = DirectoryLock::holder(dir).map_err(|source| JournalError::Directory {
+        dir: dir.to_owned(),
+        source,
+    })?;
+    let listed = list(dir)?;
+    Ok(Inspected {
+        in_use_by,
+        writers: listed.left,
+        aside: listed.aside,
+    })
+}
+
+/// Whether a journal was ever kept there. Blocks.
+pub fn is_journal(dir: &Path) -> bool {
+    DirectoryLock::was_taken(dir)
 }
 
 fn list(dir: &Path) -> Result<Listed, JournalError> {
@@ -527,6 +618,7 @@ fn list(dir: &Path) -> Result<Listed, JournalError> {
         segments: BTreeMap::new(),
         left: Vec::new(),
         next: 1,
+        aside: Vec::new(),
         aside_bytes: 0,
     };
     let mut writers: BTreeMap<WriterId, DeadWriter> = BTreeMap::new();
@@ -540,7 +632,9 @@ fn list(dir: &Path) -> Result<Listed, JournalError> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some(SEGMENT) => {
                 let Some(key) = named(&path) else { continue };
-                let bytes = segment_bytes(&path)?;
+                let Some(bytes) = segment_bytes(&path)? else {
+                    continue;
+                };
                 listed.next = listed.next.max(key.segment.saturating_add(1));
                 let segment = Segment {
                     path: path.clone(),
@@ -556,25 +650,27 @@ fn list(dir: &Path) -> Result<Listed, JournalError> {
                 let Some(writer) = marker_writer(&path) else {
                     continue;
                 };
-                let dead = writers.entry(writer).or_insert_with(|| dead(writer));
-                match Marker::read(&path) {
-                    Ok(marker) => dead.marker = Some(marker),
-                    Err(error) => {
+                let marker = match Marker::read(&path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    read => read.inspect_err(|error| {
                         tracing::error!(%error, file = %path.display(), "cannot read who used the journal before");
-                    }
-                }
+                    }),
+                };
+                writers.entry(writer).or_insert_with(|| dead(writer)).marker = marker.ok();
             }
             Some(DAMAGED) => {
                 listed.aside_bytes += fs::metadata(&path).map_err(failed)?.len();
                 if let Some(key) = named(&path) {
                     listed.next = listed.next.max(key.segment.saturating_add(1));
                 }
+                listed.aside.push(path);
             }
             _ => {}
         }
     }
     listed.left = writers.into_values().collect();
     listed.left.iter_mut().for_each(|dead| dead.segments.sort());
+    listed.aside.sort();
     Ok(listed)
 }
 
@@ -583,13 +679,16 @@ fn marker_writer(path: &Path) -> Option<WriterId> {
     Some(WriterId::from_u64(number))
 }
 
-/// A segment's size; refuses what a newer release wrote.
-fn segment_bytes(path: &Path) -> Result<u64, JournalError> {
+/// A segment's size; none when it is gone by now. Refuses what a newer release wrote.
+fn segment_bytes(path: &Path) -> Result<Option<u64>, JournalError> {
     let failed = |source| JournalError::Directory {
         dir: path.to_owned(),
         source,
     };
-    let file = File::open(path).map_err(failed)?;
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed)?,
+    };
     let mut header = [0; FILE_HEADER_BYTES];
     let bytes = file.metadata().map_err(failed)?.len();
     let whole = file.read_exact_at(&mut header, 0).is_ok();
@@ -598,7 +697,7 @@ fn segment_bytes(path: &Path) -> Result<u64, JournalError> {
             file: path.to_owned(),
             found,
         }),
-        _ => Ok(bytes),
+        _ => Ok(Some(bytes)),
     }
 }
 

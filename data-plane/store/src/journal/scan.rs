@@ -4,11 +4,16 @@
 //! acknowledged, because the sync that acknowledges covers whole entries. Anything else that cannot be read may have
 //! been acknowledged, and is damage.
 
-use std::{fs, io, path::Path};
+use std::{
+    io::{self, ErrorKind},
+    ops::Range,
+    path::Path,
+};
 
 use super::{
     Position,
     format::{EntryFault, FILE_HEADER_BYTES, HeaderFault, SegmentKey},
+    reading::{Reading, Unreadable},
 };
 use crate::{
     clock::Timestamp,
@@ -71,12 +76,27 @@ impl Scanned {
 /// Reads a segment whole: it is a few MiB.
 ///
 /// # Errors
-/// When the file cannot be read.
-pub(super) fn scan(path: &Path, key: SegmentKey) -> io::Result<Scanned> {
-    Ok(scan_bytes(&fs::read(path)?, key))
+/// When the file cannot be read, unless that is damage.
+pub(super) fn scan(
+    path: &Path,
+    key: SegmentKey,
+    reading: &Reading,
+    unreadable: Unreadable,
+) -> io::Result<Scanned> {
+    match reading.whole(path, unreadable) {
+        Ok((bytes, missing)) => Ok(scan_bytes(&bytes, &missing, key)),
+        // Gone: what it held is not known.
+        Err(error) if unreadable == Unreadable::IsDamage && error.kind() == ErrorKind::NotFound => {
+            let mut scanned = Scanned::default();
+            scanned.damaged(0, 0, None);
+            Ok(scanned)
+        }
+        Err(error) => Err(error),
+    }
 }
 
-pub(super) fn scan_bytes(bytes: &[u8], key: SegmentKey) -> Scanned {
+/// `missing`: where the disk did not give what stands there.
+pub(super) fn scan_bytes(bytes: &[u8], missing: &[Range<usize>], key: SegmentKey) -> Scanned {
     let mut scanned = Scanned::default();
     let mut at = match SegmentKey::of_file(bytes) {
         Ok(found) if found == key => FILE_HEADER_BYTES,
@@ -118,7 +138,8 @@ pub(super) fn scan_bytes(bytes: &[u8], key: SegmentKey) -> Scanned {
                 }
                 None => {
                     let rest = &bytes[at..];
-                    match fault == EntryFault::Cut || rest.iter().all(|byte| *byte == 0) {
+                    let is_known = missing.iter().all(|missing| missing.end <= at);
+                    match is_known && (fault == EntryFault::Cut || rest.iter().all(|byte| *byte == 0)) {
                         true => scanned.torn(at, rest.len()),
                         false => scanned.damaged(at, rest.len(), None),
                     }

@@ -53,7 +53,18 @@ impl Pace {
     }
 }
 
-/// One try to ship `positions`. The last of their batches, if any could be read.
+/// What was shipped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Shipped {
+    /// The last batch that the store has now, if any could be read.
+    pub(crate) last: Option<Seq>,
+    /// Batches that the store has now.
+    pub(crate) batches: u64,
+    /// Batches that cannot be read any more: told and counted already.
+    pub(crate) lost: u64,
+}
+
+/// One try to ship `positions`.
 ///
 /// # Errors
 /// When the store did not acknowledge all of them, or the journal cannot be read. Repeating is harmless.
@@ -62,15 +73,19 @@ pub(crate) async fn ship(
     store: &SharedStore,
     writer: WriterId,
     positions: &[Position],
-) -> Result<Option<Seq>> {
-    let batches = journal.read(writer, positions.to_vec()).await?;
-    let batches: Vec<Batch> = batches.into_iter().flatten().collect();
-    let last = batches.last().map(|batch| batch.seq);
+) -> Result<Shipped> {
+    let read = journal.read(writer, positions.to_vec()).await?;
+    let batches: Vec<Batch> = read.into_iter().flatten().collect();
+    let wide = |number| u64::try_from(number).expect("invariant: usize fits into u64");
+    let shipped = Shipped {
+        last: batches.last().map(|batch| batch.seq),
+        batches: wide(batches.len()),
+        lost: wide(positions.len() - batches.len()),
+    };
     let appended = try_join_all(batches.into_iter().map(|batch| append(store, batch)));
     answered(appended).await?;
-    let shipped = u64::try_from(positions.len()).expect("invariant: usize fits into u64");
-    metrics::counter!("qrelay_journal_shipped_batches_total").increment(shipped);
-    Ok(last)
+    metrics::counter!("qrelay_journal_shipped_batches_total").increment(shipped.batches);
+    Ok(shipped)
 }
 
 /// Waits no longer than an answer can take: an append that is forgotten is made again.

@@ -3,7 +3,7 @@
 //! Only the holder of the journal's lock does this: the lock proves that those writers are dead. It runs beside the new
 //! writer, which waits for nothing here.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, io};
 
 use tokio::{
     task::JoinSet,
@@ -28,6 +28,8 @@ const TOLD: Duration = Duration::from_secs(60);
 pub struct Succeeded {
     /// Batches shipped.
     pub shipped: u64,
+    /// Pieces that cannot be read any more: what they held is lost. Their files are kept.
+    pub damaged: u64,
     /// Batches past the end at which somebody had closed the writer already: they are in no log. Their files are kept.
     pub past_the_end: u64,
     /// Where the writer ends.
@@ -65,40 +67,65 @@ pub async fn succeed(
         recovered.map_err(|error| StoreError::Unavailable(format!("cannot read the journal: {error}")))
     })
     .await;
-    let row = until(failed, || row_of(store, dead)).await;
-    let done = match row.closed.clone() {
-        None => {
-            let shipped = ship_all(journal, store, dead.writer, &recovered, failed).await;
+    let row = until(failed, || row_of(store, dead, &recovered)).await;
+    let mut done = match row.as_ref().map(|row| (row, row.closed.clone())) {
+        None => Succeeded::default(),
+        Some((row, None)) => {
+            let (shipped, lost) = ship_all(journal, store, dead.writer, &recovered, failed).await;
             let last = until(failed, || async {
-                let last = end_of(store, &row, &recovered.last).await?;
+                let last = end_of(store, row, &recovered.last).await?;
                 store.close_writer(dead.writer, &last).await?;
                 Ok(last)
             })
             .await;
             Succeeded {
                 shipped,
+                damaged: lost,
                 past_the_end: 0,
                 last,
             }
         }
-        Some(last) => forget(journal, dead.writer, &recovered, last).await,
+        Some((_, Some(last))) => forget(journal, dead.writer, &recovered, last).await,
     };
-    until(failed, || async {
-        let ended = journal.end(dead.writer).await;
-        ended.map_err(|error| StoreError::Unavailable(format!("cannot write the journal: {error}")))
-    })
-    .await;
-    tracing::info!(writer = %dead.writer, node = row.node, shipped = done.shipped, "closed the writer of an earlier process; all that it journaled is in the store");
+    done.damaged += recovered.damaged();
+    until(failed, || ended(journal, dead.writer)).await;
+    if let Some(row) = row {
+        tracing::info!(writer = %dead.writer, node = row.node, shipped = done.shipped, "closed the writer of an earlier process; what it journaled is in the store");
+    }
     done
 }
 
-/// Its row; made, if it died before its registration was acknowledged.
-async fn row_of(store: &SharedStore, dead: &DeadWriter) -> Result<WriterRow> {
+async fn ended(journal: &Journal, writer: WriterId) -> Result<()> {
+    let ended = journal.end(writer).await;
+    ended.map_err(|error| StoreError::Unavailable(format!("cannot write the journal: {error}")))
+}
+
+/// Gives up what a dead writer left, but for what is in the store: its part of the log ends at `last`, where it was closed
+/// before. The files of what lies past that are kept aside.
+///
+/// # Errors
+/// When the journal cannot be read or written. Repeating is harmless.
+pub async fn abandon(journal: &Journal, dead: &DeadWriter, last: Heads) -> io::Result<Succeeded> {
+    let recovered = journal.recover(dead).await?;
+    let done = forget(journal, dead.writer, &recovered, last).await;
+    journal.end(dead.writer).await?;
+    Ok(Succeeded {
+        damaged: recovered.damaged(),
+        ..done
+    })
+}
+
+/// Its row; made, if it died before its registration was acknowledged. None for one that nobody knows and that left nothing
+/// but an empty file: it was closed long ago, and there is nothing to close.
+async fn row_of(store: &SharedStore, dead: &DeadWriter, recovered: &Recovered) -> Result<Option<WriterRow>> {
     let rows = store.writers().await?;
     if let Some(row) = rows.into_iter().find(|row| row.writer == dead.writer) {
-        return Ok(row);
+        return Ok(Some(row));
     }
     let marker = dead.marker.as_ref();
+    if marker.is_none() && recovered.waiting.is_empty() {
+        return Ok(None);
+    }
     let row = WriterRow {
         writer: dead.writer,
         node: marker.map_or_else(|| "unknown".to_owned(), |marker| marker.node.clone()),
@@ -108,26 +135,27 @@ async fn row_of(store: &SharedStore, dead: &DeadWriter) -> Result<WriterRow> {
         registered_at: marker.map_or(Timestamp::EPOCH, |marker| marker.registered_at),
     };
     store.register_writer(&row).await?;
-    Ok(row)
+    Ok(Some(row))
 }
 
-/// Each partition by itself: one that the store does not take holds up no other.
+/// Each partition by itself: one that the store does not take holds up no other. How many batches were shipped, and how many
+/// cannot be read any more.
 async fn ship_all(
     journal: &Journal,
     store: &SharedStore,
     writer: WriterId,
     recovered: &Recovered,
     failed: &(impl Fn(&StoreError) + Sync),
-) -> u64 {
+) -> (u64, u64) {
     let partitions = recovered.waiting.values().map(|waiting| async move {
         let (mut waiting, mut pace): (VecDeque<Position>, _) = (waiting.clone(), shipping::Pace::default());
-        let mut shipped = 0;
+        let (mut shipped, mut lost) = (0, 0);
         while !waiting.is_empty() {
             let window = pace.window(&waiting);
             match shipping::ship(journal, store, writer, &window).await {
-                Ok(_) => {
+                Ok(done) => {
                     waiting.drain(..window.len());
-                    shipped += u64::try_from(window.len()).expect("invariant: usize fits into u64");
+                    (shipped, lost) = (shipped + done.batches, lost + done.lost);
                     journal.resolve(window).await;
                     pace.succeeded();
                 }
@@ -138,9 +166,11 @@ async fn ship_all(
                 }
             }
         }
-        shipped
+        (shipped, lost)
     });
-    futures::future::join_all(partitions).await.into_iter().sum()
+    let done = futures::future::join_all(partitions).await;
+    let sum = |(shipped, lost), (more, damaged)| (shipped + more, lost + damaged);
+    done.into_iter().fold((0, 0), sum)
 }
 
 /// Somebody closed it before: what it journaled up to there is in the store, and what lies past it never will be.
@@ -161,9 +191,9 @@ async fn forget(journal: &Journal, writer: WriterId, recovered: &Recovered, last
         tracing::error!(%writer, batches = past_the_end, "a writer was closed before all that it had journaled was shipped; what lies past its end is in no log, and its files are kept aside");
     }
     Succeeded {
-        shipped: 0,
         past_the_end,
         last,
+        ..Succeeded::default()
     }
 }
 

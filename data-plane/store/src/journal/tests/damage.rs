@@ -33,7 +33,7 @@ async fn a_file_that_a_crash_cut_off_anywhere_keeps_all_that_was_whole() {
     let writer = WriterId::random();
     let (_dir, _path, bytes, ends) = three(writer).await;
     for length in 0..=bytes.len() {
-        let scanned = scan::scan_bytes(&bytes[..length], first_of(writer));
+        let scanned = scan::scan_bytes(&bytes[..length], &[], first_of(writer));
         let whole = ends[1..].iter().filter(|end| **end <= length).count();
         assert_eq!(seqs(&scanned.found), [1, 2, 3][..whole], "cut to {length}");
         let clean = ends.contains(&length);
@@ -43,7 +43,7 @@ async fn a_file_that_a_crash_cut_off_anywhere_keeps_all_that_was_whole() {
         // The same, with what some file systems put there instead.
         let mut zeros = bytes[..length].to_vec();
         zeros.resize(length + 100, 0);
-        let found = scan::scan_bytes(&zeros, first_of(writer)).found;
+        let found = scan::scan_bytes(&zeros, &[], first_of(writer)).found;
         assert_eq!(seqs(&found), [1, 2, 3][..whole], "zeros from {length}");
     }
 }
@@ -56,7 +56,7 @@ async fn any_flipped_bit_is_noticed_and_costs_no_more_than_the_batch_it_is_in() 
         for bit in 0..8 {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1 << bit;
-            let scanned = scan::scan_bytes(&flipped, first_of(writer));
+            let scanned = scan::scan_bytes(&flipped, &[], first_of(writer));
             let hit = ends.iter().filter(|end| **end <= at).count();
             let left: Vec<u64> = [1, 2, 3]
                 .into_iter()
@@ -138,6 +138,6 @@ async fn another_files_bytes_are_no_batches_of_this_one() {
         SegmentKey { writer, segment: 2 },
         first_of(WriterId::from_u64(writer.as_u64() ^ 1)),
     ] {
-        assert!(scan::scan_bytes(&bytes, key).found.is_empty(), "{key:?}");
+        assert!(scan::scan_bytes(&bytes, &[], key).found.is_empty(), "{key:?}");
     }
 }

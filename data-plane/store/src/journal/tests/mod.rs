@@ -2,6 +2,8 @@
 
 mod damage;
 mod kill;
+mod succession;
+mod unreadable;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -211,7 +213,7 @@ async fn a_failed_write_is_not_acknowledged_and_the_journal_goes_on_in_another_f
             false => Ok(()),
         })
     };
-    let journal = Journal::open_with(config(&dir), before_write).unwrap();
+    let journal = Journal::open_with(config(&dir), before_write, Reading::default()).unwrap();
     journal.begin(&row(writer), &install()).await.unwrap();
     let one = journal.write(batch(P, writer, 1)).await.unwrap();
     broken.store(true, Ordering::SeqCst);
@@ -225,6 +227,44 @@ async fn a_failed_write_is_not_acknowledged_and_the_journal_goes_on_in_another_f
     drop(journal);
     let found = recovered(&dir).await;
     assert_eq!(found, [batch(P, writer, 1), batch(P, writer, 2)]);
+}
+
+#[tokio::test]
+async fn a_writer_that_journaled_nothing_leaves_no_file() {
+    let (dir, writer) = (in_memory_dir(), WriterId::random());
+    let small = JournalConfig {
+        bytes_max: 1024,
+        ..config(&dir)
+    };
+    let journal = begun(small, writer).await;
+    // The file is made, and then there is no room for the batch.
+    assert_eq!(journal.write(large(writer, 1)).await, Err(WriteError::Full));
+    assert_eq!(names(&dir).len(), 3);
+    journal.end(writer).await.unwrap();
+    assert_eq!(names(&dir), ["qrelay.lock"]);
+}
+
+#[tokio::test]
+async fn a_journal_can_be_looked_at_while_it_is_used_and_afterwards() {
+    let (dir, writer) = (in_memory_dir(), WriterId::random());
+    assert!(matches!(inspect(dir.path()), Err(JournalError::Missing { .. })));
+    let journal = begun(config(&dir), writer).await;
+    let position = journal.write(batch(P, writer, 1)).await.unwrap();
+    let seen = inspect(dir.path()).unwrap();
+    assert_eq!(seen.in_use_by, Some(format!("process {}", std::process::id())));
+    let contents = seen.writers[0].contents().unwrap();
+    assert_eq!((seen.writers[0].writer, contents[0].found.len()), (writer, 1));
+    // What is shipped between the look and the reading is not there any more, and that is no damage.
+    journal.resolve(vec![position]).await;
+    journal.end(writer).await.unwrap();
+    assert!(seen.writers[0].contents().unwrap().is_empty());
+    drop(journal);
+    let nothing = Inspected {
+        in_use_by: None,
+        writers: Vec::new(),
+        aside: Vec::new(),
+    };
+    assert_eq!(inspect(dir.path()).unwrap(), nothing);
 }
 
 #[tokio::test]
