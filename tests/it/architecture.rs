@@ -31,6 +31,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
             "qrelay-store",
             "qrelay-edge",
             "qrelay-dispatcher",
+            "qrelay-peers",
         ],
     ),
     // The tests see everything; the load generator sees only what any client sees.

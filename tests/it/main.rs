@@ -33,6 +33,7 @@ mod process;
 mod readme;
 mod replays;
 mod resume;
+mod roles;
 mod signatures;
 mod spine;
 

@@ -1,4 +1,5 @@
-//! The real binary, running `up` on a data directory or on a CQL cluster: started, killed, stopped, started again.
+//! The real binary, running `up` on a data directory or on a CQL cluster, or one role: started, killed, stopped, started
+//! again.
 
 use std::{
     fs::File,
@@ -28,6 +29,8 @@ pub struct Setup {
     pub wrapper: Vec<String>,
     /// The data directory. On a cluster only the log is named after it.
     pub data_dir: PathBuf,
+    /// The command: `up`, or a role.
+    pub command: &'static str,
     /// On a cluster: its address and keyspace.
     pub cluster: Option<(String, String)>,
     /// Further flags.
@@ -55,6 +58,7 @@ impl Setup {
             binary: binary.into(),
             wrapper: Vec::new(),
             data_dir: data_dir.to_owned(),
+            command: "up",
             cluster: None,
             flags: vec!["--dangerous-allow-target".into(), "127.0.0.0/8".into()],
             edge,
@@ -70,6 +74,19 @@ impl Setup {
         self
     }
 
+    /// One role in a process of its own, on a cluster. `command`: `data-plane`, `control-plane` or `dispatcher`.
+    #[must_use]
+    pub fn role(mut self, command: &'static str) -> Self {
+        self.command = command;
+        match command {
+            "data-plane" => self.flags.clear(),
+            _ => self
+                .flags
+                .extend(["--public-url".into(), "http://qr.example".into()]),
+        }
+        self
+    }
+
     /// With further flags.
     #[must_use]
     pub fn with(mut self, flags: &[&str]) -> Self {
@@ -77,7 +94,7 @@ impl Setup {
         self
     }
 
-    /// The command line of `up`, logs going to `server.log` beside the data directory.
+    /// The command line, logs going to `server.log` beside the data directory.
     ///
     /// # Panics
     /// When the log cannot be opened.
@@ -85,7 +102,8 @@ impl Setup {
         let mut words = self.wrapper.clone();
         words.push(self.binary.display().to_string());
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).arg("up");
+        command.args(&words[1..]).arg(self.command);
+        command.env("QRELAY_ADMIN_KEY", ADMIN_KEY);
         match &self.cluster {
             None => {
                 command.arg("--data-dir").arg(&self.data_dir);
@@ -96,16 +114,22 @@ impl Setup {
                 command.env("QRELAY_MASTER_KEY", MASTER_KEY);
             }
         }
-        command.args([
-            "--edge-listen",
-            &self.edge.to_string(),
-            "--api-listen",
-            &self.api.to_string(),
-        ]);
+        if matches!(self.command, "up" | "data-plane") {
+            command.args(["--edge-listen", &self.edge.to_string()]);
+        }
+        if matches!(self.command, "up" | "control-plane") {
+            command.args(["--api-listen", &self.api.to_string()]);
+        }
+        if self.command == "data-plane" {
+            // It is to need no key.
+            command
+                .env_remove("QRELAY_ADMIN_KEY")
+                .env_remove("QRELAY_MASTER_KEY");
+        }
         command
             .args(["--ops-listen", &self.ops.to_string()])
-            .args(&self.flags);
-        command.env("QRELAY_ADMIN_KEY", ADMIN_KEY).stdin(Stdio::null());
+            .args(&self.flags)
+            .stdin(Stdio::null());
         let log = File::options()
             .create(true)
             .append(true)

@@ -35,8 +35,14 @@ pub(crate) struct CommandLine {
 pub(crate) enum Command {
     /// Try everything in one process: a code, scans, verified webhooks; leaves nothing behind
     Demo(demo::Args),
-    /// Run all roles in one process on a data directory
+    /// Run all roles in one process, on a data directory or a CQL cluster
     Up(Box<up::Flags>),
+    /// Run one edge, which answers scans, on a CQL cluster that roles share
+    DataPlane(Box<up::DataPlaneFlags>),
+    /// Run one control plane, which is the API, on a CQL cluster that roles share
+    ControlPlane(Box<up::ControlPlaneFlags>),
+    /// Run one dispatcher, which delivers, on a CQL cluster that roles share
+    Dispatcher(Box<up::DispatcherRoleFlags>),
     /// Create, list and change tenants, and read their usage (admin key)
     Tenant(tenant::Args),
     /// Create, list and revoke a tenant's API keys (admin key)

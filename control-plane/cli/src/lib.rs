@@ -56,6 +56,9 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Demo(args) => return demo::run(&args),
         Command::Up(flags) => return up::run(&flags),
+        Command::DataPlane(flags) => return up::run_data_plane(&flags),
+        Command::ControlPlane(flags) => return up::run_control_plane(&flags),
+        Command::Dispatcher(flags) => return up::run_dispatcher(&flags),
         Command::Tenant(args) => block_on(operator::tenant::run(args))?,
         Command::Key(args) => block_on(operator::key::run(args))?,
         Command::Code(args) => block_on(operator::code::run(args))?,

@@ -6,6 +6,7 @@ mod cluster;
 mod config_log;
 mod crashes;
 mod open;
+mod roles;
 mod up;
 
 use std::{num::NonZeroU8, sync::Arc, time::Duration};

@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::{
-    config::{API_TLS_CERT, API_TLS_KEY, ApiTls, MASTER_KEY_FILE},
+    config::{API_TLS_CERT, API_TLS_KEY, ApiTls, MASTER_KEY_FILE, MasterKeyConfig},
     flags::{AdminKeyArgs, ApiFlags, MasterKeyArgs},
 };
 use crate::{failure::Failure, session::secret_file};
@@ -45,6 +45,11 @@ impl Check {
         let variable = flag.replace('-', "_").to_ascii_uppercase();
         self.violations
             .push(format!("--{flag} (QRELAY_{variable}): {what}"));
+    }
+
+    /// The command whose flags these are.
+    pub(crate) fn command(&self) -> &'static str {
+        self.command
     }
 
     pub(crate) fn finish(self) -> Result<(), Failure> {
@@ -219,7 +224,7 @@ impl Check {
 
     /// The variable's key, or the path of a file. That need not exist: the first start makes it, perhaps in a data
     /// directory that is not there yet either.
-    pub(crate) fn master_key(&mut self, args: &MasterKeyArgs) -> (Option<SecretString>, Option<PathBuf>) {
+    pub(crate) fn master_key(&mut self, args: &MasterKeyArgs) -> MasterKeyConfig {
         let key = args
             .master_key
             .clone()
@@ -245,7 +250,10 @@ impl Check {
                 format_args!("cannot read {}: {error}; name {MASTER_KEY_FILE}", path.display()),
             );
         }
-        (key, path)
+        MasterKeyConfig {
+            text: key,
+            file: path,
+        }
     }
 
     /// What was given is not repeated: a password may stand in it.

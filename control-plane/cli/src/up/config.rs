@@ -20,6 +20,7 @@ use super::{
     check::{Check, given},
     cluster::ClusterConfig,
     flags::{ApiFlags, DispatcherFlags, EdgeFlags, Flags, ProcessFlags, TargetFlags},
+    peers::PeerConfig,
 };
 use crate::failure::Failure;
 
@@ -54,16 +55,16 @@ pub struct Config {
     pub edge: EdgeConfig,
     /// The control plane.
     pub api: ApiConfig,
-    /// The key that seals stored secrets; if none, those in the file.
-    pub master_key: Option<SecretString>,
-    /// The master keys; `master.key` in the data directory, if none. Made if it is not there, but on a cluster.
-    pub master_key_file: Option<PathBuf>,
+    /// The keys that seal stored secrets.
+    pub master_key: MasterKeyConfig,
     /// The dispatcher.
     pub dispatcher: DispatcherConfig,
     /// Where webhooks may go.
     pub targets: TargetConfig,
     /// How long what was recorded is kept.
     pub retention: Duration,
+    /// Who is told what happens here, on a cluster.
+    pub peers: Option<PeerConfig>,
     /// The process.
     pub process: ProcessConfig,
 }
@@ -75,6 +76,15 @@ pub enum StoreConfig {
     Embedded(PathBuf),
     /// In a keyspace that any number of processes may use.
     Cluster(Box<ClusterConfig>),
+}
+
+/// Where the keys are that seal stored secrets.
+#[derive(Clone, Default, Debug)]
+pub struct MasterKeyConfig {
+    /// Themselves; if none, those in the file.
+    pub text: Option<SecretString>,
+    /// Their file; `master.key` in the data directory, if none. Made if it is not there, but on a cluster.
+    pub file: Option<PathBuf>,
 }
 
 /// How an edge runs.
@@ -171,20 +181,35 @@ impl StoreConfig {
         }
     }
 
-    fn lines(&self) -> Lines {
+    pub(super) fn cluster_lines(&self) -> Lines {
         let cluster = match self {
             Self::Embedded(_) => None,
             Self::Cluster(cluster) => Some(&**cluster),
         };
-        let directory = self.directory().map(|directory| directory.display().to_string());
-        let mut lines = vec![("DATA_DIR", directory)];
-        lines.extend(ClusterConfig::lines(cluster));
-        lines
+        ClusterConfig::lines(cluster)
+    }
+}
+
+impl MasterKeyConfig {
+    /// The file, if they are in one.
+    pub(super) fn path(&self, store: &StoreConfig) -> Option<PathBuf> {
+        if self.text.is_some() {
+            return None;
+        }
+        let beside = || Some(store.directory()?.join("master.key"));
+        self.file.clone().or_else(beside)
+    }
+
+    pub(super) fn lines(&self, store: &StoreConfig) -> Lines {
+        vec![
+            ("MASTER_KEY", masked(self.text.as_ref())),
+            ("MASTER_KEY_FILE", path(self.path(store).as_ref())),
+        ]
     }
 }
 
 impl EdgeConfig {
-    fn from_flags(check: &mut Check, flags: &EdgeFlags) -> Self {
+    pub(super) fn from_flags(check: &mut Check, flags: &EdgeFlags) -> Self {
         Self {
             listen: check.listen("edge-listen", &flags.edge_listen),
             trusted_proxies: check.networks("trusted-proxies", &flags.trusted_proxies),
@@ -193,7 +218,7 @@ impl EdgeConfig {
         }
     }
 
-    fn lines(&self) -> Lines {
+    pub(super) fn lines(&self) -> Lines {
         vec![
             ("EDGE_LISTEN", Some(self.listen.to_string())),
             ("TRUSTED_PROXIES", networks(&self.trusted_proxies)),
@@ -204,7 +229,7 @@ impl EdgeConfig {
 }
 
 impl ApiConfig {
-    fn from_flags(check: &mut Check, flags: &ApiFlags) -> Self {
+    pub(super) fn from_flags(check: &mut Check, flags: &ApiFlags) -> Self {
         Self {
             listen: check.listen("api-listen", &flags.api_listen),
             tls: check.api_tls(flags),
@@ -212,7 +237,7 @@ impl ApiConfig {
         }
     }
 
-    fn lines(&self) -> Lines {
+    pub(super) fn lines(&self) -> Lines {
         let (cert, key) = (
             self.tls.as_ref().map(|tls| &tls.cert),
             self.tls.as_ref().map(|tls| &tls.key),
@@ -227,14 +252,14 @@ impl ApiConfig {
 }
 
 impl DispatcherConfig {
-    fn from_flags(check: &mut Check, flags: &DispatcherFlags) -> Self {
+    pub(super) fn from_flags(check: &mut Check, flags: &DispatcherFlags) -> Self {
         Self {
             ca_bundle: check.file("ca-bundle", flags.ca_bundle.as_deref(), CA_BUNDLE),
             egress_proxy: check.egress_proxy(flags.egress_proxy.as_ref()),
         }
     }
 
-    fn lines(&self) -> Lines {
+    pub(super) fn lines(&self) -> Lines {
         vec![
             ("CA_BUNDLE", path(self.ca_bundle.as_ref())),
             (
@@ -246,7 +271,7 @@ impl DispatcherConfig {
 }
 
 impl TargetConfig {
-    fn from_flags(check: &mut Check, flags: &TargetFlags) -> Self {
+    pub(super) fn from_flags(check: &mut Check, flags: &TargetFlags) -> Self {
         Self {
             public_url: check.public_url(given(flags.public_url.as_deref())),
             dangerous_allow: check.networks("dangerous-allow-target", &flags.dangerous_allow_target),
@@ -254,7 +279,7 @@ impl TargetConfig {
         }
     }
 
-    fn lines(&self) -> Lines {
+    pub(super) fn lines(&self) -> Lines {
         vec![
             ("PUBLIC_URL", self.public_url.as_ref().map(origin)),
             ("DANGEROUS_ALLOW_TARGET", networks(&self.dangerous_allow)),
@@ -264,7 +289,7 @@ impl TargetConfig {
 }
 
 impl ProcessConfig {
-    fn from_flags(check: &mut Check, flags: &ProcessFlags) -> Self {
+    pub(super) fn from_flags(check: &mut Check, flags: &ProcessFlags) -> Self {
         let config = Self {
             node_name: check.name("node-name", flags.node_name.as_deref(), NODE_NAME_CHARS_MAX),
             ops_listen: check.listen("ops-listen", &flags.ops_listen),
@@ -279,7 +304,7 @@ impl ProcessConfig {
         config
     }
 
-    fn lines(&self, log: &str) -> Lines {
+    pub(super) fn lines(&self, log: &str) -> Lines {
         vec![
             ("NODE_NAME", self.node_name.clone()),
             ("OPS_LISTEN", Some(self.ops_listen.to_string())),
@@ -306,11 +331,11 @@ impl Config {
                 tls: None,
                 admin_key: None,
             },
-            master_key: None,
-            master_key_file: None,
+            master_key: MasterKeyConfig::default(),
             dispatcher: DispatcherConfig::default(),
             targets: TargetConfig::default(),
             retention: Duration::from_secs(30 * 24 * 3600),
+            peers: None,
             process: ProcessConfig {
                 node_name: None,
                 ops_listen: any,
@@ -319,32 +344,23 @@ impl Config {
         }
     }
 
-    /// Where the master keys are, if in a file.
-    pub(crate) fn master_key_path(&self) -> Option<PathBuf> {
-        if self.master_key.is_some() {
-            return None;
-        }
-        let beside = || Some(self.store.directory()?.join("master.key"));
-        self.master_key_file.clone().or_else(beside)
-    }
-
     /// Reads the flags.
     pub(crate) fn from_flags(flags: &Flags) -> Result<Self, Failure> {
         let mut check = Check::new("up");
-        let retention = check.duration("retention", &flags.retention, RETENTION_MIN, RETENTION_MAX);
+        let retention = retention(&mut check, &flags.retention.retention);
         let store = StoreConfig::from_flags(&mut check, flags, retention);
         let edge = EdgeConfig::from_flags(&mut check, &flags.edge);
         let api = ApiConfig::from_flags(&mut check, &flags.api);
-        let (master_key, master_key_file) = check.master_key(&flags.master_key.0);
+        let master_key = check.master_key(&flags.master_key.0);
         let config = Self {
             store,
             edge,
             api,
             master_key,
-            master_key_file,
             dispatcher: DispatcherConfig::from_flags(&mut check, &flags.dispatcher),
             targets: TargetConfig::from_flags(&mut check, &flags.targets),
             retention,
+            peers: PeerConfig::told(&mut check, &flags.peers),
             process: ProcessConfig::from_flags(&mut check, &flags.process),
         };
         check.distinct(&[
@@ -352,30 +368,48 @@ impl Config {
             ("api-listen", config.api.listen),
             ("ops-listen", config.process.ops_listen),
         ]);
+        if config.peers.is_some() && config.store.directory().is_some() {
+            check.add(
+                "peer-key-file",
+                "needs --scylla-nodes: on a data directory there are no other processes",
+            );
+        }
         check.finish().map(|()| config)
     }
 
     /// The configuration as an environment file that gives the same one. Secrets are masked.
     pub(crate) fn print(&self, log: &str) -> String {
-        let file = self.master_key_path();
-        let mut lines = self.store.lines();
+        let directory = self
+            .store
+            .directory()
+            .map(|directory| directory.display().to_string());
+        let mut lines = vec![("DATA_DIR", directory)];
+        lines.extend(self.store.cluster_lines());
         lines.extend(self.edge.lines());
         lines.extend(self.api.lines());
-        lines.extend([
-            ("MASTER_KEY", masked(self.master_key.as_ref())),
-            ("MASTER_KEY_FILE", path(file.as_ref())),
-        ]);
+        lines.extend(self.master_key.lines(&self.store));
         lines.extend(self.dispatcher.lines());
         lines.extend(self.targets.lines());
         lines.push(("RETENTION", Some(duration(self.retention))));
+        lines.extend(PeerConfig::lines(self.peers.as_ref()));
         lines.extend(self.process.lines(log));
-        let mut text = String::new();
-        for (name, value) in lines {
-            writeln!(text, "QRELAY_{name}={}", value.unwrap_or_default())
-                .expect("invariant: a String takes text");
-        }
-        text
+        environment(lines)
     }
+}
+
+/// Names and values as an environment file has them.
+pub(super) fn environment(lines: Lines) -> String {
+    let mut text = String::new();
+    for (name, value) in lines {
+        writeln!(text, "QRELAY_{name}={}", value.unwrap_or_default())
+            .expect("invariant: a String takes text");
+    }
+    text
+}
+
+/// How long what was recorded is kept.
+pub(super) fn retention(check: &mut Check, text: &str) -> Duration {
+    check.duration("retention", text, RETENTION_MIN, RETENTION_MAX)
 }
 
 pub(super) fn path(path: Option<&PathBuf>) -> Option<String> {
@@ -387,7 +421,7 @@ fn networks(networks: &[IpNet]) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join(","))
 }
 
-fn duration(duration: Duration) -> String {
+pub(super) fn duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 

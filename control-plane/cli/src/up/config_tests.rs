@@ -54,6 +54,9 @@ fn without_flags_everything_listens_on_loopback() {
     QRELAY_DANGEROUS_ALLOW_TARGET=
     QRELAY_DENY_TARGET=
     QRELAY_RETENTION=30days
+    QRELAY_PEER_KEY_FILE=
+    QRELAY_PEER_LISTEN=
+    QRELAY_PEER_ADVERTISE=
     QRELAY_NODE_NAME=
     QRELAY_OPS_LISTEN=127.0.0.1:9090
     QRELAY_DRAIN_DEADLINE=25s
@@ -262,7 +265,8 @@ fn the_master_key_of_the_variable_is_checked_and_shown_nowhere() {
     );
     // A file that is named on the command line beats the variable.
     let config = Config::from_flags(&flags(&["--master-key", &good, "--master-key-file=my.key"])).unwrap();
-    assert!(config.master_key.is_none() && config.master_key_path().unwrap().ends_with("my.key"));
+    let file = config.master_key.path(&config.store).unwrap();
+    assert!(config.master_key.text.is_none() && file.ends_with("my.key"));
 }
 
 #[test]

@@ -206,7 +206,7 @@ fn is_wrong_path(kind: io::ErrorKind) -> bool {
 #[derive(Debug, thiserror::Error)]
 pub enum StopError {
     /// The writer's last batches were not acknowledged in time.
-    #[error("the log's writer could not be closed; the next start does it")]
+    #[error("the log's writer could not be closed in time")]
     Writer(#[source] AppendError),
     /// Something did not end before the drain deadline.
     #[error("these did not end in time and were cut off: {0}")]

@@ -7,7 +7,10 @@
 use clap::Args;
 use secrecy::SecretString;
 
-use super::cluster::ClusterFlags;
+use super::{
+    cluster::ClusterFlags,
+    peers::{PeerFlags, PeerKeyFlags},
+};
 use crate::flag_first::{FlagFirst, SecretOrFile};
 
 /// Flags of `qrelay up`.
@@ -28,6 +31,70 @@ pub(crate) struct Flags {
     pub(crate) dispatcher: DispatcherFlags,
     #[command(flatten)]
     pub(crate) targets: TargetFlags,
+    #[command(flatten)]
+    pub(crate) retention: RetentionFlags,
+    #[command(flatten)]
+    pub(crate) peers: PeerFlags,
+    #[command(flatten)]
+    pub(crate) process: ProcessFlags,
+}
+
+/// Flags of `qrelay data-plane`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DataPlaneFlags {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterFlags,
+    #[command(flatten)]
+    pub(crate) edge: EdgeFlags,
+    #[command(flatten)]
+    pub(crate) retention: RetentionFlags,
+    #[command(flatten)]
+    pub(crate) peers: PeerKeyFlags,
+    #[command(flatten)]
+    pub(crate) process: ProcessFlags,
+}
+
+/// Flags of `qrelay control-plane`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ControlPlaneFlags {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterFlags,
+    #[command(flatten)]
+    pub(crate) api: ApiFlags,
+    #[command(flatten)]
+    pub(crate) master_key: FlagFirst<MasterKeyArgs>,
+    #[command(flatten)]
+    pub(crate) targets: TargetFlags,
+    #[command(flatten)]
+    pub(crate) retention: RetentionFlags,
+    #[command(flatten)]
+    pub(crate) peers: PeerKeyFlags,
+    #[command(flatten)]
+    pub(crate) process: ProcessFlags,
+}
+
+/// Flags of `qrelay dispatcher`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DispatcherRoleFlags {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterFlags,
+    #[command(flatten)]
+    pub(crate) master_key: FlagFirst<MasterKeyArgs>,
+    #[command(flatten)]
+    pub(crate) dispatcher: DispatcherFlags,
+    #[command(flatten)]
+    pub(crate) targets: TargetFlags,
+    #[command(flatten)]
+    pub(crate) retention: RetentionFlags,
+    #[command(flatten)]
+    pub(crate) peers: PeerFlags,
+    #[command(flatten)]
+    pub(crate) process: ProcessFlags,
+}
+
+/// How long things are kept. On a cluster each process gives what it records its time to live.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RetentionFlags {
     /// How long scans, deliveries and attempts are kept
     #[arg(
         long,
@@ -36,8 +103,6 @@ pub(crate) struct Flags {
         value_name = "DURATION"
     )]
     pub(crate) retention: String,
-    #[command(flatten)]
-    pub(crate) process: ProcessFlags,
 }
 
 /// Flags of the edge.
@@ -105,7 +170,8 @@ pub(crate) struct DispatcherFlags {
 /// looks again before it sends.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct TargetFlags {
-    /// What short links begin with, as printed [default: http:// and the bound --edge-listen]
+    /// What short links begin with, as printed [default, where an edge runs in the process: http:// and the bound
+    /// --edge-listen]
     #[arg(long, env = "QRELAY_PUBLIC_URL", value_name = "URL")]
     pub(crate) public_url: Option<String>,
     /// Development only: a network that webhooks may go to although it is not public, over http too. A name is
@@ -158,8 +224,8 @@ pub(crate) struct MasterKeyArgs {
     /// Refused on the command line: see `command_line::secret_in_arguments`.
     #[arg(long, env = "QRELAY_MASTER_KEY", hide_env_values = true, hide = true)]
     pub(crate) master_key: Option<SecretString>,
-    /// The keys that seal stored secrets, instead of QRELAY_MASTER_KEY (base64 of 32 bytes); made at the first start
-    /// [default: master.key in the data directory]
+    /// The keys that seal stored secrets, instead of QRELAY_MASTER_KEY (base64 of 32 bytes) [default, on a data directory:
+    /// its master.key, made at the first start]
     #[arg(long, env = "QRELAY_MASTER_KEY_FILE", value_name = "FILE")]
     pub(crate) master_key_file: Option<String>,
 }
@@ -178,7 +244,7 @@ pub(crate) struct AdminKeyArgs {
     /// Refused on the command line: see `command_line::secret_in_arguments`.
     #[arg(long, env = "QRELAY_ADMIN_KEY", hide_env_values = true, hide = true)]
     pub(crate) admin_key: Option<SecretString>,
-    /// A file with the admin key, instead of QRELAY_ADMIN_KEY [default: made at the first start]
+    /// A file with the admin key, instead of QRELAY_ADMIN_KEY [default, on a data directory: made at the first start]
     #[arg(long, env = "QRELAY_ADMIN_KEY_FILE", value_name = "FILE")]
     pub(crate) admin_key_file: Option<String>,
 }

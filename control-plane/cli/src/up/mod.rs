@@ -1,7 +1,8 @@
-//! `qrelay up`: all roles in one process, on a data directory or in a keyspace of a CQL cluster.
+//! `qrelay up`: all roles in one process, on a data directory or in a keyspace of a CQL cluster; and `qrelay control-plane`,
+//! `data-plane` and `dispatcher`: one role in a process of its own, any number of each on one keyspace.
 //!
-//! [`start`] is the library: the demo and tests start the same process inside themselves. [`run`] is the command
-//! around it: configuration, logs, signals, exit codes.
+//! [`start`] is the library: the demo and tests start the same process inside themselves. [`run`] is a command around it:
+//! configuration, logs, signals, exit codes.
 
 mod admin_key;
 mod check;
@@ -10,14 +11,18 @@ mod config;
 mod edge_runtime;
 mod error;
 mod flags;
+mod keys;
 mod logging;
 mod metric_help;
 mod opened;
 mod ops;
+mod peers;
+mod plan;
 mod process;
 mod readiness;
 mod role;
 mod roles;
+mod running;
 mod signals;
 mod start;
 #[cfg(test)]
@@ -28,49 +33,80 @@ use std::{
     process::ExitCode,
 };
 
+use tracing::field::display;
+
 pub use self::{
     admin_key::{AdminKeyError, AdminKeyTo},
     cluster::ClusterConfig,
     config::{
-        ApiConfig, ApiTls, Config, DispatcherConfig, EdgeConfig, ProcessConfig, StoreConfig, TargetConfig,
+        ApiConfig, ApiTls, Config, DispatcherConfig, EdgeConfig, MasterKeyConfig, ProcessConfig, StoreConfig,
+        TargetConfig,
     },
     error::{StartError, StopError},
     ops::{Metrics, MetricsError},
-    start::{Addresses, Running, start},
+    peers::PeerConfig,
+    running::{Addresses, Running},
+    start::start,
 };
+use self::{flags::ProcessFlags, plan::Plan, running::Process, start::begin};
 pub(crate) use self::{
-    flags::Flags,
+    flags::{ControlPlaneFlags, DataPlaneFlags, DispatcherRoleFlags, Flags},
     logging::start as log_to_stderr,
     process::raise_open_files_limit,
     signals::{Signals, Stop},
 };
 use crate::failure::{Failure, chain};
 
-/// Runs until a signal ends it.
+/// Runs all roles until a signal ends them.
 pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Failure> {
     let config = Config::from_flags(flags)?;
-    if flags.process.print_config {
-        io::stdout().write_all(config.print(&flags.process.log).as_bytes())?;
+    let printed = config.print(&flags.process.log);
+    run_plan(config.into(), &flags.process, &printed)
+}
+
+/// Runs an edge until a signal ends it.
+pub(crate) fn run_data_plane(flags: &DataPlaneFlags) -> Result<ExitCode, Failure> {
+    run_role(Plan::data_plane(flags)?, &flags.process)
+}
+
+/// Runs a control plane until a signal ends it.
+pub(crate) fn run_control_plane(flags: &ControlPlaneFlags) -> Result<ExitCode, Failure> {
+    run_role(Plan::control_plane(flags)?, &flags.process)
+}
+
+/// Runs a dispatcher until a signal ends it.
+pub(crate) fn run_dispatcher(flags: &DispatcherRoleFlags) -> Result<ExitCode, Failure> {
+    run_role(Plan::dispatcher(flags)?, &flags.process)
+}
+
+fn run_role(plan: Plan, flags: &ProcessFlags) -> Result<ExitCode, Failure> {
+    let printed = plan.print(&flags.log);
+    run_plan(plan, flags, &printed)
+}
+
+fn run_plan(plan: Plan, flags: &ProcessFlags, printed: &str) -> Result<ExitCode, Failure> {
+    if flags.print_config {
+        io::stdout().write_all(printed.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    log_to_stderr(&flags.process.log)?;
+    log_to_stderr(&flags.log)?;
     raise_open_files_limit();
     let metrics = Metrics::install().map_err(|error| Failure::because("cannot start", &error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::because("cannot start", &error))?;
-    let code = runtime.block_on(serve(config, metrics));
+    let code = runtime.block_on(serve(plan, metrics));
     // What still runs now was cut off, or is a start that was broken off: there is nothing to wait for.
     runtime.shutdown_background();
     code
 }
 
-async fn serve(config: Config, metrics: Metrics) -> Result<ExitCode, Failure> {
+async fn serve(plan: Plan, metrics: Metrics) -> Result<ExitCode, Failure> {
     let mut signals =
         Signals::listen().map_err(|error| Failure::because("cannot listen for signals", &error))?;
     let started = tokio::select! {
-        started = start(config, metrics, AdminKeyTo::fitting()) => started,
+        started = begin(plan, metrics, AdminKeyTo::fitting()) => started,
         stop = signals.next() => {
             tracing::info!(signal = stop.name(), "stopped before the start was complete");
             return Ok(ExitCode::SUCCESS);
@@ -107,13 +143,14 @@ async fn serve(config: Config, metrics: Metrics) -> Result<ExitCode, Failure> {
 }
 
 /// The lines that tests and people read the bound ports from.
-fn announce(running: &Running) {
-    let Addresses { edge, api, ops } = running.addresses();
+fn announce(running: &Process) {
+    let bound = &running.bound;
     tracing::info!(
-        edge_listen = %edge,
-        api_listen = %api,
-        ops_listen = %ops,
-        public_url = config::origin(running.public_url()),
+        edge_listen = bound.edge.map(display),
+        api_listen = bound.api.map(display),
+        peer_listen = bound.peer.map(display),
+        ops_listen = %bound.ops,
+        public_url = running.public_url.as_ref().map(config::origin),
         "listening"
     );
     tracing::info!("ready");

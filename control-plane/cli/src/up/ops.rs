@@ -68,6 +68,7 @@ impl Metrics {
         process::describe();
         metric_help::describe();
         qrelay_dispatcher::metrics::describe();
+        qrelay_peers::describe();
         Ok(Self(handle))
     }
 

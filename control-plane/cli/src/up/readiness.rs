@@ -18,9 +18,9 @@ pub(crate) struct Ready {
 
 impl Ready {
     /// Ready, unless this writer is failing.
-    pub(crate) fn new(appender: Appender) -> Self {
+    pub(crate) fn new(appender: Option<Appender>) -> Self {
         Self {
-            appender: Some(appender),
+            appender,
             stopping: AtomicBool::new(false),
             down: Mutex::default(),
         }
@@ -29,11 +29,7 @@ impl Ready {
     /// For tests of what needs no writer.
     #[cfg(test)]
     pub(crate) fn without_writer() -> Self {
-        Self {
-            appender: None,
-            stopping: AtomicBool::new(false),
-            down: Mutex::default(),
-        }
+        Self::new(None)
     }
 
     /// The stop has begun: load balancers are to look elsewhere.

@@ -136,7 +136,7 @@ async fn a_master_key_in_the_variable_makes_no_file_and_another_one_opens_nothin
     let text = |byte: u8| data_encoding::BASE64.encode(&[byte; 32]);
     let with = |byte: u8| {
         let mut config = config(directory.path());
-        config.master_key = Some(SecretString::from(text(byte)));
+        config.master_key.text = Some(SecretString::from(text(byte)));
         start(config, Metrics::detached().unwrap(), AdminKeyTo::File)
     };
     let running = with(1).await.unwrap();
