@@ -502,6 +502,8 @@ pub const CQL_LIST_READS: usize = 16;
 pub const CONFIG_ROWS_PER_BUCKET: i64 = 512;
 /// Rows of the configuration log that whoever appends remembers, so that it need not read them again.
 pub const CONFIG_ROWS_REMEMBERED: usize = 256;
+/// Rows that one read of a search through the configuration log brings: 5 MiB, were all full.
+pub const CONFIG_ROWS_SEARCHED: usize = 64;
 /// How long one who appends trusts what it knows of the log's end: far shorter than rows are kept.
 pub const CONFIG_TAIL_SEEN: Duration = Duration::from_secs(600);
 /// CQL partitions of names of changes under way: deletions of one are few enough to read past.

@@ -28,22 +28,22 @@ use super::{
 };
 
 /// Far more statements than any change has.
-const STATEMENTS_MAX: u64 = 60;
+pub(super) const STATEMENTS_MAX: u64 = 60;
 const ALL: Page = Page {
     after: None,
     limit: 100,
 };
 
 /// Processes that share a keyspace: one that is stopped, and two that are not.
-struct Processes {
-    dying: Arc<ScyllaStore>,
-    others: [Arc<ScyllaStore>; 2],
-    session: Session,
-    keyspace: Keyspace,
+pub(super) struct Processes {
+    pub(super) dying: Arc<ScyllaStore>,
+    pub(super) others: [Arc<ScyllaStore>; 2],
+    pub(super) session: Session,
+    pub(super) keyspace: Keyspace,
 }
 
 impl Processes {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let cluster = Cluster::open().await;
         let keyspace = cluster.keyspace;
         let config = config(&keyspace);
@@ -57,7 +57,7 @@ impl Processes {
     }
 
     /// Both that live finish what was left, at once.
-    async fn sweep(&self) {
+    pub(super) async fn sweep(&self) {
         let sweeps = self.others.iter().map(async |store| {
             store.sweep(&mut Seen::default(), Duration::ZERO).await.unwrap();
         });
@@ -66,14 +66,14 @@ impl Processes {
     }
 
     /// Rows of a table.
-    async fn count(&self, table: &str, condition: &str) -> usize {
+    pub(super) async fn count(&self, table: &str, condition: &str) -> usize {
         let statement = format!("SELECT * FROM {}.{table} {condition}", self.keyspace.name);
         let rows = self.session.query_unpaged(statement, ()).await.unwrap();
         rows.into_rows_result().unwrap().rows_num()
     }
 
     /// How many live rows a tenant has of a kind, after nothing is held any more.
-    async fn live(&self, kind: &str, tenant: TenantId) -> i64 {
+    pub(super) async fn live(&self, kind: &str, tenant: TenantId) -> i64 {
         let statement = format!(
             "SELECT n, held FROM {}.live_count WHERE kind = '{kind}' AND scope = '{tenant}'",
             self.keyspace.name
@@ -87,7 +87,12 @@ impl Processes {
     }
 
     /// How often a version of a row stands in the configuration log, and among its tenant's events.
-    async fn announced(&self, tenant: TenantId, of: (ResourceId, u64), health: bool) -> (usize, usize) {
+    pub(super) async fn announced(
+        &self,
+        tenant: TenantId,
+        of: (ResourceId, u64),
+        health: bool,
+    ) -> (usize, usize) {
         let mut stands = 0;
         let mut after = ConfigSeq::ZERO;
         loop {
@@ -313,20 +318,20 @@ async fn check_code(store: &ScyllaStore, code: &Code, trace: &str) {
     assert_eq!(all.len(), wanted, "{trace}");
 }
 
-fn of_code(code: &Code) -> Resource {
+pub(super) fn of_code(code: &Code) -> Resource {
     Resource::Code(Box::new(code.clone()))
 }
 
-fn of_endpoint(endpoint: &Endpoint) -> Resource {
+pub(super) fn of_endpoint(endpoint: &Endpoint) -> Resource {
     Resource::Endpoint(Box::new(endpoint.clone()))
 }
 
-fn new_code() -> Code {
+pub(super) fn new_code() -> Code {
     let tenant = TenantId::random();
     code(tenant, &tenant.to_string())
 }
 
-fn request(of: &Code) -> RequestKey {
+pub(super) fn request(of: &Code) -> RequestKey {
     RequestKey {
         scope: of.tenant.to_string(),
         rpc: "CreateCode",
@@ -436,7 +441,7 @@ async fn secrets_change_with_their_endpoint_wherever_it_is_stopped() {
     .await;
 }
 
-async fn created_endpoint(all: &Processes) -> Endpoint {
+pub(super) async fn created_endpoint(all: &Processes) -> Endpoint {
     let endpoint = endpoint(TenantId::random());
     all.others[0]
         .change(create(of_endpoint(&endpoint)))

@@ -6,6 +6,7 @@ mod cluster;
 mod config_log;
 mod crashes;
 mod open;
+mod races;
 mod roles;
 mod up;
 

@@ -5,6 +5,10 @@
 
 use async_trait::async_trait;
 use scylla::statement::{Consistency, prepared::PreparedStatement};
+use serde::{
+    Deserialize, Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 
 use super::{
     OpenError, ScyllaStore,
@@ -14,11 +18,44 @@ use super::{
 use crate::{
     id::{ConfigSeq, TenantId},
     limits,
+    model::ResourceId,
     store::{ConfigChange, ConfigLog, ConfigRow, Result},
 };
 
 /// A change in the configuration log: its row, and its index in that.
 pub(super) type Place = (ConfigSeq, u16);
+
+/// Where a change stands.
+pub(super) fn place(seq: u64, index: usize) -> Place {
+    let index = u16::try_from(index).expect("invariant: a row has 256 changes at most");
+    (ConfigSeq::new(seq), index)
+}
+
+/// A change as it is written: with the attempt that made it, so that whoever made it finds it again.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Written<'a> {
+    pub(super) by: &'a str,
+    #[serde(flatten)]
+    pub(super) change: &'a ConfigChange,
+}
+
+/// Which change one is, and whose, without what it says.
+#[derive(Debug, Deserialize)]
+pub(super) struct Which {
+    pub(super) resource: ResourceId,
+    pub(super) version: u64,
+    #[serde(default)]
+    pub(super) health: Option<IgnoredAny>,
+    #[serde(default)]
+    pub(super) by: String,
+}
+
+/// A row, of whose changes a reader takes what it needs.
+#[derive(Debug)]
+pub(super) struct LogRow<T> {
+    pub(super) seq: u64,
+    pub(super) changes: Vec<T>,
+}
 
 /// The tables of the configuration log.
 #[derive(Debug)]
@@ -45,11 +82,20 @@ fn end(bucket: i64) -> u64 {
     ((bucket + 1) * limits::CONFIG_ROWS_PER_BUCKET).cast_unsigned()
 }
 
-fn row((seq, changes): (i64, String)) -> Result<ConfigRow> {
-    Ok(ConfigRow {
-        seq: ConfigSeq::new(seq.cast_unsigned()),
+fn row<T: DeserializeOwned>((seq, changes): (i64, String)) -> Result<LogRow<T>> {
+    Ok(LogRow {
+        seq: seq.cast_unsigned(),
         changes: parse(&changes)?,
     })
+}
+
+impl From<LogRow<ConfigChange>> for ConfigRow {
+    fn from(row: LogRow<ConfigChange>) -> Self {
+        Self {
+            seq: ConfigSeq::new(row.seq),
+            changes: row.changes,
+        }
+    }
 }
 
 impl ConfigRows {
@@ -89,9 +135,8 @@ impl ConfigRows {
     }
 
     /// Inserts a row where none is. False when one is, which may be this.
-    pub(super) async fn insert(&self, steps: &Steps, seq: ConfigSeq, changes: &str) -> Result<bool> {
-        let number = seq.as_u64();
-        let values = (bucket(number), number.cast_signed(), changes, self.ttl);
+    pub(super) async fn insert(&self, steps: &Steps, seq: u64, changes: &[Written<'_>]) -> Result<bool> {
+        let values = (bucket(seq), seq.cast_signed(), document(&changes)?, self.ttl);
         steps.decide(&self.insert, values).await
     }
 
@@ -112,11 +157,15 @@ impl ConfigRows {
         steps.write(&self.put_event, values).await
     }
 
+    /// The last row that was noted. What stands behind it is of changes that are under way, or were left.
+    pub(super) async fn noted(&self, steps: &Steps) -> Result<u64> {
+        let noted: Option<(i64,)> = steps.row(&self.head, ()).await?;
+        Ok(noted.map_or(0, |(seq,)| seq.cast_unsigned()))
+    }
+
     /// The last row's number, which is `known` or behind it.
     pub(super) async fn head(&self, steps: &Steps, known: ConfigSeq) -> Result<ConfigSeq> {
-        let noted: Option<(i64,)> = steps.row(&self.head, ()).await?;
-        let noted = noted.map_or(0, |(seq,)| seq.cast_unsigned());
-        let mut head = noted.max(known.as_u64());
+        let mut head = self.noted(steps).await?.max(known.as_u64());
         loop {
             let in_bucket = bucket(head + 1);
             let last: Option<(i64,)> = steps.row(&self.last, (in_bucket, head.cast_signed())).await?;
@@ -131,10 +180,15 @@ impl ConfigRows {
     }
 
     /// Rows after `after` without gaps, at most `limit`. Where rows have left, those that stayed.
-    pub(super) async fn read(&self, steps: &Steps, after: u64, limit: usize) -> Result<Vec<ConfigRow>> {
+    pub(super) async fn read<T: DeserializeOwned>(
+        &self,
+        steps: &Steps,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<LogRow<T>>> {
         let all = self.read_from(steps, after, limit).await?;
         match all.first() {
-            Some(first) if first.seq.as_u64() == after + 1 => return Ok(all),
+            Some(first) if first.seq == after + 1 => return Ok(all),
             // `after` is there, and nothing behind it.
             None if after > 0 && self.row(steps, ConfigSeq::new(after)).await?.is_some() => return Ok(all),
             _ => {}
@@ -163,8 +217,13 @@ impl ConfigRows {
     }
 
     /// Rows after `after`, from the first that is there in its CQL partition to the first gap.
-    async fn read_from(&self, steps: &Steps, after: u64, limit: usize) -> Result<Vec<ConfigRow>> {
-        let mut all: Vec<ConfigRow> = Vec::new();
+    async fn read_from<T: DeserializeOwned>(
+        &self,
+        steps: &Steps,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<LogRow<T>>> {
+        let mut all: Vec<LogRow<T>> = Vec::new();
         let mut next = after + 1;
         while all.len() < limit {
             let in_bucket = bucket(next);
@@ -173,11 +232,11 @@ impl ConfigRows {
                 .rows(&self.read, (in_bucket, next.cast_signed(), more))
                 .await?;
             for found in found {
-                let row = row(found)?;
-                if !all.is_empty() && row.seq.as_u64() != next {
+                let row: LogRow<T> = row(found)?;
+                if !all.is_empty() && row.seq != next {
                     return Ok(all);
                 }
-                next = row.seq.as_u64() + 1;
+                next = row.seq + 1;
                 all.push(row);
             }
             if all.is_empty() || next <= end(in_bucket) {
@@ -185,6 +244,27 @@ impl ConfigRows {
             }
         }
         Ok(all)
+    }
+
+    /// Where the first of the changes behind `after`, up to `through`, stands that is `wanted`.
+    pub(super) async fn find(
+        &self,
+        steps: &Steps,
+        mut after: u64,
+        through: u64,
+        wanted: impl Fn(&Which) -> bool,
+    ) -> Result<Option<Place>> {
+        while after < through {
+            let rows: Vec<LogRow<Which>> = self.read(steps, after, limits::CONFIG_ROWS_SEARCHED).await?;
+            let Some(last) = rows.last() else { break };
+            after = last.seq;
+            for row in &rows {
+                if let Some(index) = row.changes.iter().position(&wanted) {
+                    return Ok(Some(place(row.seq, index)));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Whether a row is there, whatever is on its way.
@@ -198,7 +278,7 @@ impl ConfigRows {
     async fn row(&self, steps: &Steps, seq: ConfigSeq) -> Result<Option<ConfigRow>> {
         let key = (bucket(seq.as_u64()), seq.as_u64().cast_signed());
         let found: Option<(i64, String)> = steps.row(&self.one, key).await?;
-        found.map(row).transpose()
+        found.map(|found| row(found).map(ConfigRow::from)).transpose()
     }
 }
 
@@ -210,7 +290,8 @@ impl ConfigLog for ScyllaStore {
 
     async fn config_after(&self, after: ConfigSeq, limit: usize) -> Result<Vec<ConfigRow>> {
         let (rows, steps) = self.registry.config_rows();
-        rows.read(steps, after.as_u64(), limit).await
+        let found = rows.read(steps, after.as_u64(), limit).await?;
+        Ok(found.into_iter().map(ConfigRow::from).collect())
     }
 
     async fn config_row(&self, seq: ConfigSeq) -> Result<Option<ConfigRow>> {
@@ -253,6 +334,28 @@ impl ConfigLog for ScyllaStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        checkpoint::HealthState,
+        conformance::samples::{endpoint, health_change},
+    };
+
+    #[test]
+    fn a_change_is_read_with_and_without_its_attempt() {
+        let endpoint = endpoint(TenantId::random());
+        let change = health_change(&endpoint, 3, HealthState::Degraded);
+        let text = document(&[Written {
+            by: "me",
+            change: &change,
+        }])
+        .unwrap();
+        let whole: Vec<ConfigChange> = parse(&text).unwrap();
+        assert_eq!(whole, std::slice::from_ref(&change));
+        let which: Vec<Which> = parse(&text).unwrap();
+        assert_eq!((which[0].resource, which[0].version), (change.resource, 3));
+        assert_eq!((which[0].health.is_some(), which[0].by.as_str()), (true, "me"));
+        let bare: Vec<Which> = parse(&document(&[change]).unwrap()).unwrap();
+        assert_eq!(bare[0].by, "");
+    }
 
     #[test]
     fn every_row_has_a_place_in_one_cql_partition() {

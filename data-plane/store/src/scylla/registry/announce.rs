@@ -17,16 +17,16 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    super::config_log::{ConfigRows, Place},
+    super::config_log::{ConfigRows, LogRow, Place, Which, Written, place},
     pause,
-    row::{Open, document},
+    row::Open,
     steps::Steps,
 };
 use crate::{
     id::ConfigSeq,
     limits,
     model::ResourceId,
-    store::{ConfigChange, ConfigRow, Result, StoreError},
+    store::{ConfigChange, Result, StoreError},
 };
 
 /// What makes a change the same one.
@@ -37,11 +37,18 @@ impl Key {
     fn of(change: &ConfigChange) -> Self {
         Self(change.resource, change.version, change.health.is_some())
     }
+
+    fn of_written(which: &Which) -> Self {
+        Self(which.resource, which.version, which.health.is_some())
+    }
 }
 
 /// A change that waits.
 struct Waiting {
     change: ConfigChange,
+    /// The attempt that made it.
+    by: String,
+    /// It stands behind this row, if anywhere.
     after: u64,
     done: oneshot::Sender<Result<Place, String>>,
 }
@@ -62,10 +69,10 @@ impl Tail {
         self.head - u64::try_from(self.recent.len()).unwrap_or(0)
     }
 
-    fn push(&mut self, changes: &[ConfigChange]) {
+    fn push(&mut self, changes: Vec<Key>) {
         self.head += 1;
         self.seen = Instant::now();
-        self.recent.push_back(changes.iter().map(Key::of).collect());
+        self.recent.push_back(changes);
         if self.recent.len() > limits::CONFIG_ROWS_REMEMBERED {
             self.recent.pop_front();
         }
@@ -84,11 +91,6 @@ impl Tail {
         }
         None
     }
-}
-
-fn place(seq: u64, index: usize) -> Place {
-    let index = u16::try_from(index).expect("invariant: a row has 256 changes at most");
-    (ConfigSeq::new(seq), index)
 }
 
 /// Appends to the configuration log.
@@ -123,12 +125,19 @@ impl Announcer {
         self.head.load(Ordering::Acquire)
     }
 
-    /// Appends a change, unless it stands there already. Where it stands.
-    pub(super) async fn announce(&self, steps: &Steps, rows: &ConfigRows, open: &Open) -> Result<Place> {
+    /// Appends the change of an attempt, unless it stands there already. Where it stands.
+    pub(super) async fn announce(
+        &self,
+        steps: &Steps,
+        rows: &ConfigRows,
+        open: &Open,
+        by: &str,
+    ) -> Result<Place> {
         loop {
             let (done, mut answer) = oneshot::channel();
             self.lock().push_back(Waiting {
                 change: open.change.clone(),
+                by: by.to_owned(),
                 after: open.after,
                 done,
             });
@@ -199,12 +208,15 @@ impl Announcer {
             if batch.is_empty() {
                 return Ok(());
             }
-            let changes: Vec<ConfigChange> = batch.iter().map(|waiting| waiting.change.clone()).collect();
-            if rows
-                .insert(steps, ConfigSeq::new(tail.head + 1), &document(&changes)?)
-                .await?
-            {
-                tail.push(&changes);
+            let changes: Vec<Written<'_>> = batch
+                .iter()
+                .map(|waiting| Written {
+                    by: &waiting.by,
+                    change: &waiting.change,
+                })
+                .collect();
+            if rows.insert(steps, tail.head + 1, &changes).await? {
+                tail.push(changes.iter().map(|written| Key::of(written.change)).collect());
                 continue;
             }
             pause(round).await;
@@ -218,20 +230,20 @@ impl Announcer {
     /// Reads what others appended.
     async fn catch_up(&self, steps: &Steps, rows: &ConfigRows, tail: &mut Tail) -> Result<()> {
         loop {
-            let more = rows
+            let more: Vec<LogRow<Which>> = rows
                 .read(steps, tail.head, limits::CONFIG_ROWS_REMEMBERED)
                 .await?;
             let Some(first) = more.first() else {
                 return Ok(());
             };
-            if first.seq.as_u64() != tail.head + 1 {
+            if first.seq != tail.head + 1 {
                 return Err(StoreError::Corrupt(format!(
                     "the configuration log has no row {}",
                     tail.head + 1
                 )));
             }
             for row in &more {
-                tail.push(&row.changes);
+                tail.push(row.changes.iter().map(Key::of_written).collect());
             }
             self.head.store(tail.head, Ordering::Release);
         }
@@ -259,16 +271,9 @@ async fn find_before(
     tail: &Tail,
     waiting: &Waiting,
 ) -> Result<Option<Place>> {
-    let (mut after, key) = (waiting.after, Key::of(&waiting.change));
-    while after < tail.before() {
-        let more: Vec<ConfigRow> = rows.read(steps, ConfigSeq::new(after).as_u64(), 64).await?;
-        let Some(last) = more.last() else { break };
-        after = last.seq.as_u64();
-        for row in &more {
-            if let Some(index) = row.changes.iter().position(|change| Key::of(change) == key) {
-                return Ok(Some(place(row.seq.as_u64(), index)));
-            }
-        }
-    }
-    Ok(None)
+    let key = Key::of(&waiting.change);
+    rows.find(steps, waiting.after, tail.before(), |which| {
+        Key::of_written(which) == key
+    })
+    .await
 }

@@ -252,7 +252,7 @@ impl Configuration {
         Ok(made)
     }
 
-    /// Writes a row in place of what was found, and finishes that. None when something else was written there.
+    /// Writes a row in place of what was found, and finishes that. None when something else was written there instead.
     pub(super) async fn write_row(
         &self,
         id: ResourceId,
@@ -272,18 +272,39 @@ impl Configuration {
         } else {
             match self.tables.read(&self.steps, id).await? {
                 Some(row) if row.attempt == new.attempt => row,
-                _ => return Ok(None),
+                Some(row) => return self.overtaken(found, &row, new).await,
+                None => return Ok(None),
             }
         };
         match (&row.open, &new.open) {
             (Some(open), _) => self.finish(id, &row, open).await.map(Some),
             // It was applied before its answer was lost, and somebody else finished it.
             (None, Some(open)) => {
-                let place = self.announcer.announce(&self.steps, &self.rows, open).await?;
+                let by = &new.attempt;
+                let place = self.announcer.announce(&self.steps, &self.rows, open, by).await?;
                 Ok(Some(place.0))
             }
             (None, None) => Ok(Some(ConfigSeq::ZERO)),
         }
+    }
+
+    /// Where the change of an attempt stands in the configuration log, when its row is another attempt's by now: its
+    /// answer may have been lost, and others have finished it and gone on. None: it was never made, and never can be.
+    async fn overtaken(&self, found: Option<&Row>, now: &Row, new: &NewRow) -> Result<Option<ConfigSeq>> {
+        let Some(open) = &new.open else {
+            return Ok(None);
+        };
+        // Its own write, what closed it, and another's: after fewer writes it was none of them.
+        if now.rev < found.map_or(0, |row| row.rev) + 3 {
+            return Ok(None);
+        }
+        // A change is noted before its row can move on.
+        let through = self.rows.noted(&self.steps).await?;
+        let place = self
+            .rows
+            .find(&self.steps, open.after, through, |which| which.by == new.attempt)
+            .await?;
+        Ok(place.map(|(seq, _)| seq))
     }
 
     /// Takes back what an attempt holds that will not be made any more.

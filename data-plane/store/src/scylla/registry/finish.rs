@@ -58,7 +58,10 @@ impl Configuration {
             self.steps.write(&self.codes.put_version, values).await?;
         }
         self.list(&open.put, &open.drop, row.version).await?;
-        let place = self.announcer.announce(&self.steps, &self.rows, open).await?;
+        let place = self
+            .announcer
+            .announce(&self.steps, &self.rows, open, &row.attempt)
+            .await?;
         self.rows.note(&self.steps, place, &open.change).await?;
         if let Some(count) = open.count() {
             self.settle(&count, &row.attempt, Outcome::Won, false).await?;

@@ -19,6 +19,9 @@
 //! 10. settle the count, the request id (conditions) and forget secrets that went;
 //! 11. clear `unannounced` (condition), drop the name.
 //!
+//! The configuration log names the attempt beside each change. So one whose answer was lost while others finished it and
+//! changed the row again finds itself there, and is answered as made.
+//!
 //! A code's version is not claimed before its row is written: it is written after it, from the row, before the row can
 //! move on; a reader who comes between finds it in the row. That saves a condition, and leaves no version that never was.
 //!

@@ -35,7 +35,8 @@ impl Steps {
         statement: &PreparedStatement,
         values: impl SerializeRow,
     ) -> Result<()> {
-        self.step(self.cql.execute(statement, values)).await
+        let values = &values;
+        self.step(move || self.cql.execute(statement, values)).await
     }
 
     /// Executes a conditional write until it is decided, and says whether it was applied. When it was not, that may be
@@ -45,7 +46,8 @@ impl Steps {
         statement: &PreparedStatement,
         values: impl SerializeRow,
     ) -> Result<bool> {
-        let decision = self.step(self.cql.decide(statement, values)).await?;
+        let values = &values;
+        let decision = self.step(move || self.cql.decide(statement, values)).await?;
         Ok(decision.applied)
     }
 
@@ -76,24 +78,28 @@ impl Steps {
     }
 
     #[cfg(not(feature = "testing"))]
-    async fn step<T>(&self, statement: impl Future<Output = Result<T>>) -> Result<T> {
-        statement.await
+    async fn step<T, F: Future<Output = Result<T>>>(&self, statement: impl Fn() -> F) -> Result<T> {
+        statement().await
     }
 
     #[cfg(feature = "testing")]
-    async fn step<T>(&self, statement: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn step<T, F: Future<Output = Result<T>>>(&self, statement: impl Fn() -> F) -> Result<T> {
         self.fuse.count();
-        match self.fuse.next() {
-            Step::Done => statement.await,
+        let step = self.fuse.next();
+        match step {
+            Step::Done => statement().await,
             Step::DoneUnheard => {
-                statement.await?;
+                statement().await?;
                 Err(stopped())
             }
             Step::NotDone => Err(stopped()),
-            Step::Held => {
+            Step::Held | Step::Repeated => {
+                if matches!(step, Step::Repeated) {
+                    statement().await?;
+                }
                 self.fuse.reached.notify_one();
                 self.fuse.go.notified().await;
-                statement.await
+                statement().await
             }
         }
     }
@@ -131,6 +137,7 @@ enum Step {
     DoneUnheard,
     NotDone,
     Held,
+    Repeated,
 }
 
 /// Stops a store at a statement, as if its process had been killed there, or makes it wait there.
@@ -163,6 +170,8 @@ pub enum Then {
     StopUnheard,
     /// It waits until it is told to go on.
     Hold,
+    /// It is done, and its answer lost: when it is told to go on, it is done again.
+    Repeat,
 }
 
 #[cfg(feature = "testing")]
@@ -185,11 +194,12 @@ impl Fuse {
             }
         }
         state.left = None;
-        state.blown = state.then != Then::Hold;
+        state.blown = matches!(state.then, Then::Stop | Then::StopUnheard);
         match state.then {
             Then::Stop => Step::NotDone,
             Then::StopUnheard => Step::DoneUnheard,
             Then::Hold => Step::Held,
+            Then::Repeat => Step::Repeated,
         }
     }
 
@@ -222,7 +232,7 @@ impl super::super::ScyllaStore {
         self.registry.steps.fuse.lock().blown
     }
 
-    /// Waits until a statement waits ([`Then::Hold`]).
+    /// Waits until a statement waits ([`Then::Hold`], [`Then::Repeat`]).
     pub async fn held(&self) {
         self.registry.steps.fuse.reached.notified().await;
     }
