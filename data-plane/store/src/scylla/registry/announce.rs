@@ -187,37 +187,16 @@ impl Announcer {
         if tail.seen.elapsed() >= limits::CONFIG_TAIL_SEEN {
             self.look_again(steps, rows, tail).await?;
         }
-        for waiting in std::mem::take(batch) {
-            match find_before(steps, rows, tail, &waiting).await {
-                Ok(Some(place)) => drop(waiting.done.send(Ok(place))),
-                Ok(None) => batch.push(waiting),
-                Err(error) => {
-                    batch.push(waiting);
-                    return Err(error);
-                }
-            }
-        }
         for round in 0..limits::CQL_CHANGE_ROUNDS {
-            // Also what another row brought while this one was tried.
-            for waiting in std::mem::take(batch) {
-                match tail.find(Key::of(&waiting.change), waiting.after) {
-                    Some(place) => drop(waiting.done.send(Ok(place))),
-                    None => batch.push(waiting),
-                }
-            }
+            // Also what others brought while a row was tried, however many rows that were.
+            self.answer_found(steps, rows, tail, batch).await?;
             if batch.is_empty() {
                 return Ok(());
             }
-            let changes: Vec<Written<'_>> = batch
-                .iter()
-                .map(|waiting| Written {
-                    by: &waiting.by,
-                    change: &waiting.change,
-                })
-                .collect();
+            let changes = firsts(batch);
             if rows.insert(steps, tail.head + 1, &changes).await? {
                 tail.push(changes.iter().map(|written| Key::of(written.change)).collect());
-                continue;
+                return self.answer_found(steps, rows, tail, batch).await;
             }
             pause(round).await;
             self.catch_up(steps, rows, tail).await?;
@@ -225,6 +204,37 @@ impl Announcer {
         Err(StoreError::Unavailable(
             "too many changes of the configuration at once".to_owned(),
         ))
+    }
+
+    /// Answers those whose change stands in the log, as far as its end is known. The others have seen that much of it.
+    async fn answer_found(
+        &self,
+        steps: &Steps,
+        rows: &ConfigRows,
+        tail: &Tail,
+        batch: &mut Vec<Waiting>,
+    ) -> Result<()> {
+        let mut index = 0;
+        while let Some(waiting) = batch.get_mut(index) {
+            let key = Key::of(&waiting.change);
+            // Rows that are not remembered any more.
+            let mut found = rows
+                .find(steps, waiting.after, tail.before(), |which| {
+                    Key::of_written(which) == key
+                })
+                .await?;
+            if found.is_none() {
+                found = tail.find(key, waiting.after);
+            }
+            match found {
+                Some(place) => drop(batch.remove(index).done.send(Ok(place))),
+                None => {
+                    waiting.after = waiting.after.max(tail.head);
+                    index += 1;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Reads what others appended.
@@ -259,21 +269,28 @@ impl Announcer {
         Ok(())
     }
 
+    /// Changes that wait to be appended.
+    #[cfg(feature = "testing")]
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Where a change stands in rows that are not remembered any more.
-async fn find_before(
-    steps: &Steps,
-    rows: &ConfigRows,
-    tail: &Tail,
-    waiting: &Waiting,
-) -> Result<Option<Place>> {
-    let key = Key::of(&waiting.change);
-    rows.find(steps, waiting.after, tail.before(), |which| {
-        Key::of_written(which) == key
-    })
-    .await
+/// What waits, each change once: several may finish the same one.
+fn firsts(batch: &[Waiting]) -> Vec<Written<'_>> {
+    let mut changes: Vec<Written<'_>> = Vec::new();
+    for waiting in batch {
+        let key = Key::of(&waiting.change);
+        if !changes.iter().any(|other| Key::of(other.change) == key) {
+            changes.push(Written {
+                by: &waiting.by,
+                change: &waiting.change,
+            });
+        }
+    }
+    changes
 }

@@ -242,6 +242,11 @@ impl super::super::ScyllaStore {
         self.registry.steps.fuse.go.notify_one();
     }
 
+    /// Changes that wait in this process until others are appended to the configuration log.
+    pub fn waiting_to_announce(&self) -> usize {
+        self.registry.announcer.waiting()
+    }
+
     /// Statements on the registry and the configuration log so far, reads included.
     pub fn statements(&self) -> u64 {
         self.registry
