@@ -4,9 +4,10 @@ use std::{ops::RangeInclusive, pin::pin};
 
 use futures::future::join_all;
 use qrelay_store::{
+    checkpoint::HealthState,
     conformance::{
         Fixture as _,
-        samples::{create, tenant, update},
+        samples::{create, health_change, tenant, update},
     },
     id::ConfigSeq,
     model::{Resource, ResourceId},
@@ -20,7 +21,7 @@ use super::{
     Cluster,
     cluster::session,
     config,
-    crashes::{Processes, new_code, of_code},
+    crashes::{Processes, created_endpoint, new_code, of_code},
 };
 
 /// Rows that are there before anybody appends: three CQL partitions.
@@ -180,4 +181,36 @@ async fn a_change_that_several_finish_at_once_is_announced_once() {
     ] {
         assert_eq!(all.announced(tenant, of, false).await.0, 1, "{of:?}");
     }
+}
+
+#[tokio::test]
+#[ignore = "needs Cassandra: run by make test"]
+async fn the_first_change_of_an_idle_process_reads_nothing_of_what_others_appended() {
+    let all = Processes::start().await;
+    let mut row = tenant();
+    let (idle, busy) = (&all.dying, &all.others[0]);
+    busy.change(create(Resource::Tenant(row.clone()))).await.unwrap();
+    let mut cost = async |store: &ScyllaStore| {
+        row.version += 1;
+        let before = store.statements();
+        let change = update(Resource::Tenant(row.clone()));
+        store.change(change).await.unwrap();
+        store.statements() - before
+    };
+    let usual = cost(busy).await;
+    put_rows(&all.session, &all.keyspace.name, 3..=1000).await;
+    // One that is busy reads what others appended since its last change, and notes the log's end.
+    assert!(cost(busy).await > usual);
+    assert_eq!(cost(idle).await, usual);
+    // Health is announced the same way.
+    let endpoint = created_endpoint(&all).await;
+    let announce = async |store: &ScyllaStore, version, state| {
+        let before = store.statements();
+        let change = health_change(&endpoint, version, state);
+        assert!(store.announce_health(&change).await.unwrap().is_some());
+        store.statements() - before
+    };
+    let usual = announce(busy, 1, HealthState::Degraded).await;
+    let cost = announce(&all.others[1], 2, HealthState::Healthy).await;
+    assert_eq!(cost, usual);
 }

@@ -687,6 +687,6 @@ async fn a_change_costs_as_many_statements_as_are_stated() {
             created_endpoint,
             created_tenant
         ],
-        [8, 7, 16, 19, 14, 12]
+        [9, 8, 17, 20, 15, 13]
     );
 }

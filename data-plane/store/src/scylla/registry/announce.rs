@@ -5,6 +5,9 @@
 //! row it inserts. Two that finish the same change cannot both have seen all and both be first.
 //!
 //! What waits in this process is appended together: the first to come writes for all who came meanwhile.
+//!
+//! A change remembers the row that was noted last when it was made, not what this process appended last: so one that
+//! was idle need not read what all others appended meanwhile.
 
 use std::{
     collections::VecDeque,
@@ -78,6 +81,13 @@ impl Tail {
         }
     }
 
+    /// Goes on from a row that is there, if that is behind all that is known: nobody asks for what lies between.
+    fn go_to(&mut self, row: u64) {
+        if row > self.head {
+            (self.head, self.recent) = (row, VecDeque::new());
+        }
+    }
+
     /// Where a change stands in the rows behind `after` that are remembered.
     fn find(&self, key: Key, after: u64) -> Option<Place> {
         let mut seq = self.before();
@@ -125,6 +135,11 @@ impl Announcer {
         self.head.load(Ordering::Acquire)
     }
 
+    /// Notes a row that is there, whoever appended it.
+    pub(super) fn raise(&self, head: u64) {
+        self.head.fetch_max(head, Ordering::AcqRel);
+    }
+
     /// Appends the change of an attempt, unless it stands there already. Where it stands.
     pub(super) async fn announce(
         &self,
@@ -168,7 +183,7 @@ impl Announcer {
         mut batch: Vec<Waiting>,
     ) -> Result<()> {
         let appended = self.try_append(steps, rows, tail, &mut batch).await;
-        self.head.store(tail.head, Ordering::Release);
+        self.raise(tail.head);
         if let Err(error) = &appended {
             for waiting in batch {
                 drop(waiting.done.send(Err(error.to_string())));
@@ -186,6 +201,9 @@ impl Announcer {
     ) -> Result<()> {
         if tail.seen.elapsed() >= limits::CONFIG_TAIL_SEEN {
             self.look_again(steps, rows, tail).await?;
+        }
+        if let Some(after) = batch.iter().map(|waiting| waiting.after).min() {
+            tail.go_to(after);
         }
         for round in 0..limits::CQL_CHANGE_ROUNDS {
             // Also what others brought while a row was tried, however many rows that were.
@@ -255,17 +273,16 @@ impl Announcer {
             for row in &more {
                 tail.push(row.changes.iter().map(Key::of_written).collect());
             }
-            self.head.store(tail.head, Ordering::Release);
+            self.raise(tail.head);
         }
     }
 
     /// Finds the end anew after a long time.
     async fn look_again(&self, steps: &Steps, rows: &ConfigRows, tail: &mut Tail) -> Result<()> {
         let head = rows.head(steps, ConfigSeq::new(tail.head)).await?.as_u64();
-        if head != tail.head {
-            (tail.head, tail.recent) = (head, VecDeque::new());
-        }
+        tail.go_to(head);
         tail.seen = Instant::now();
+        self.raise(head);
         Ok(())
     }
 

@@ -116,7 +116,8 @@ impl Configuration {
                 Standing::Free(prior) => Some(prior),
             },
         };
-        let found = self.settled(wanted.id).await?;
+        let (found, noted) = tokio::try_join!(self.settled(wanted.id), self.rows.noted(&self.steps))?;
+        self.announcer.raise(noted);
         let stored = found.as_ref().filter(|row| row.version > 0);
         if let Some(refusal) = wanted.refusal(stored)? {
             if wanted.is_made(stored) {

@@ -36,6 +36,9 @@ impl Configuration {
                 .as_deref()
                 .unwrap_or(HealthState::Healthy.as_str());
             let is_news = told != state;
+            if is_news {
+                self.announcer.raise(self.rows.noted(&self.steps).await?);
+            }
             let new = self.told(&row, change, state, is_news)?;
             if !is_news {
                 if self.write_row(id, Some(&row), &new).await?.is_some() {
