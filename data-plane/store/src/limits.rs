@@ -508,9 +508,13 @@ pub const CONFIG_ROWS_SEARCHED: usize = 64;
 pub const CONFIG_TAIL_SEEN: Duration = Duration::from_secs(600);
 /// CQL partitions of names of changes under way: deletions of one are few enough to read past.
 pub const PENDING_BUCKETS: i32 = 16;
-/// Names that a sweeper looks at in one of them.
+/// Names that a sweeper reads at once; it goes on behind them.
 pub const SWEEP_NAMES: i32 = 100;
+/// Names that a sweeper remembers from one look to the next, some 100 bytes each: far more than control planes have under
+/// way ([`API_IN_FLIGHT_MAX`] each). Of more, some are finished one look later.
+pub const SWEEP_NAMES_SEEN: usize = 10_000;
 /// How often a sweeper looks.
 pub const SWEEP_PERIOD: Duration = Duration::from_secs(5);
-/// A change that has been under way for so long was left: its caller gave up long ago.
-pub const SWEEP_AFTER: Duration = Duration::from_secs(15);
+/// A change that has been under way for so long was left: twice as long as a call may take ([`API_REQUEST_TIMEOUT`]), after
+/// which whoever was making it is stopped. One that is swept while it goes on is made all the same, but tried anew.
+pub const SWEEP_AFTER: Duration = Duration::from_secs(60);

@@ -537,6 +537,33 @@ async fn a_sweeper_leaves_young_changes_alone_and_comes_back_to_them() {
 
 #[tokio::test]
 #[ignore = "needs Cassandra: run by make test"]
+async fn names_that_cannot_be_read_keep_a_sweeper_from_nothing() {
+    let all = Processes::start().await;
+    let code = new_code();
+    all.dying.after_writes(0, Then::StopUnheard);
+    all.dying.change(create(of_code(&code))).await.unwrap_err();
+    all.dying.work_again();
+    let keyspace = &all.keyspace.name;
+    let names = format!("SELECT bucket FROM {keyspace}.pending");
+    let names = all.session.query_unpaged(names, ()).await.unwrap();
+    let (bucket,): (i32,) = names.into_rows_result().unwrap().first_row().unwrap();
+    // More of them than a sweeper reads at once, all before that one.
+    for number in 100..250 {
+        let insert = format!(
+            "INSERT INTO {keyspace}.pending (bucket, attempt, name) VALUES ({bucket}, '!{number}', '{{}}')"
+        );
+        all.session.query_unpaged(insert, ()).await.unwrap();
+    }
+    let mut seen = Seen::default();
+    for swept in [1, 0] {
+        let found = all.others[0].sweep(&mut seen, Duration::ZERO).await;
+        assert_eq!(found.unwrap(), swept);
+        assert_eq!(all.count("pending", "").await, 150, "they are somebody else's");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Cassandra: run by make test"]
 async fn a_short_link_whose_claimant_never_came_is_free_again() {
     let all = Processes::start().await;
     for statements in 0..STATEMENTS_MAX {

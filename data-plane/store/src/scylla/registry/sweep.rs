@@ -84,7 +84,7 @@ impl Statements {
                 .prepare("DELETE FROM pending USING TIMESTAMP 2 WHERE bucket = ? AND attempt = ?")
                 .await?,
             read: cql
-                .prepare("SELECT attempt, name FROM pending WHERE bucket = ? LIMIT ?")
+                .prepare("SELECT attempt, name FROM pending WHERE bucket = ? AND attempt > ? LIMIT ?")
                 .await?,
         })
     }
@@ -101,22 +101,10 @@ impl Configuration {
         self.steps.write(&self.pending.drop, values).await
     }
 
-    /// Names of changes under way, some of each CQL partition.
-    async fn names(&self) -> Result<Vec<Name>> {
-        let mut all = Vec::new();
-        for bucket in 0..limits::PENDING_BUCKETS {
-            let found: Vec<(String, String)> = self
-                .steps
-                .rows(&self.pending.read, (bucket, limits::SWEEP_NAMES))
-                .await?;
-            for (attempt, name) in found {
-                all.push(Name {
-                    attempt,
-                    ..parse(&name)?
-                });
-            }
-        }
-        Ok(all)
+    /// The next names of changes under way in a CQL partition behind `after`, as they are stored.
+    async fn names(&self, bucket: i32, after: &str) -> Result<Vec<(String, String)>> {
+        let values = (bucket, after, limits::SWEEP_NAMES);
+        self.steps.rows(&self.pending.read, values).await
     }
 
     /// Finishes a change, or makes sure that it never comes, and drops its name.
@@ -170,9 +158,57 @@ impl Configuration {
     }
 }
 
-/// Names that a sweeper has seen, and since when.
+/// Names that a sweeper has seen, and since when: [`limits::SWEEP_NAMES_SEEN`] at most.
 #[derive(Debug, Default)]
 pub struct Seen(HashMap<String, Instant>);
+
+/// One look at all names.
+struct Pass<'a> {
+    before: &'a Seen,
+    old: Duration,
+    now: Instant,
+    /// Names that stay.
+    still: HashMap<String, Instant>,
+    swept: Result<usize>,
+}
+
+impl Pass<'_> {
+    /// A name stays for another pass. Where too many do, it is new to that one, and waits longer.
+    fn keep(&mut self, attempt: String, since: Instant) {
+        if self.still.len() < limits::SWEEP_NAMES_SEEN {
+            self.still.insert(attempt, since);
+        }
+    }
+
+    /// Finishes what a name stands for, if it is old enough. One that cannot be read or finished keeps nobody else waiting.
+    async fn take(&mut self, registry: &Configuration, attempt: String, name: &str) {
+        let seen = self.before.0.get(&attempt).copied();
+        let since = seen.unwrap_or(self.now);
+        let name = match parse::<Name>(name) {
+            Ok(name) => Name { attempt, ..name },
+            Err(error) => {
+                if seen.is_none() {
+                    tracing::warn!(attempt, %error, "the name of a change under way cannot be read, and is left alone");
+                }
+                return self.keep(attempt, since);
+            }
+        };
+        if self.now.duration_since(since) < self.old {
+            return self.keep(name.attempt, since);
+        }
+        match registry.sweep(&name).await {
+            Ok(()) => {
+                if let Ok(count) = &mut self.swept {
+                    *count += 1;
+                }
+            }
+            Err(error) => {
+                self.keep(name.attempt, since);
+                self.swept = Err(error);
+            }
+        }
+    }
+}
 
 impl ScyllaStore {
     /// Finishes what changes left that were under way for at least `old`, as far as `seen` knows. How many there were.
@@ -180,44 +216,64 @@ impl ScyllaStore {
     /// # Errors
     /// The last one, when some could not be finished; the others are.
     pub async fn sweep(&self, seen: &mut Seen, old: Duration) -> Result<usize> {
-        let (names, now) = (self.registry.names().await?, Instant::now());
-        let mut still = HashMap::new();
-        let mut swept = Ok(0);
-        for name in names {
-            let since = seen.0.get(&name.attempt).copied().unwrap_or(now);
-            if now.duration_since(since) < old {
-                still.insert(name.attempt, since);
-                continue;
-            }
-            match self.registry.sweep(&name).await {
-                Ok(()) => swept = swept.map(|count| count + 1),
-                Err(error) => {
-                    still.insert(name.attempt, since);
-                    swept = Err(error);
+        let mut pass = Pass {
+            before: seen,
+            old,
+            now: Instant::now(),
+            still: HashMap::new(),
+            swept: Ok(0),
+        };
+        let full = usize::try_from(limits::SWEEP_NAMES).unwrap_or(usize::MAX);
+        for bucket in 0..limits::PENDING_BUCKETS {
+            let mut after = String::new();
+            loop {
+                let names = self.registry.names(bucket, &after).await?;
+                let is_last = names.len() < full;
+                for (attempt, name) in names {
+                    after.clone_from(&attempt);
+                    pass.take(&self.registry, attempt, &name).await;
+                }
+                if is_last {
+                    break;
                 }
             }
         }
+        let Pass { still, swept, .. } = pass;
         seen.0 = still;
         swept
     }
 }
 
 /// Finishes what crashed changes left, until stopped. Any number of processes may do so.
+///
+/// Each process that changes the registry runs this once beside its other work, as a tracked task, from when its store is
+/// open, as the embedded store's retention is run: `background.spawn(run_sweeper(Arc::clone(&store), stop.clone()))`. It
+/// returns as soon as `stop` is cancelled, wherever it is: what it was finishing is left as a crash leaves it, for the next
+/// one. So the stop may come at any time, best after the API's, and nothing has to wait for it. It ends for no other reason:
+/// while the cluster is away it tries again every [`limits::SWEEP_PERIOD`].
 pub async fn run(store: Arc<ScyllaStore>, stop: CancellationToken) {
     let mut seen = Seen::default();
-    loop {
-        let pass = Box::pin(async {
+    let passes = Box::pin(async {
+        loop {
             match store.sweep(&mut seen, limits::SWEEP_AFTER).await {
                 Ok(0) => {}
                 Ok(changes) => tracing::info!(changes, "changes that were left under way are finished"),
                 Err(error) => {
-                    tracing::warn!(%error, "what changes left could not be finished; trying again later")
+                    tracing::warn!(%error, "what changes left could not be finished; trying again later");
                 }
             }
             sleep(limits::SWEEP_PERIOD).await;
-        });
-        if stop.run_until_cancelled(pass).await.is_none() {
-            return;
         }
+    });
+    stop.run_until_cancelled(passes).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_any_more_for_a_change_that_is_swept() {
+        assert!(limits::SWEEP_AFTER >= limits::API_REQUEST_TIMEOUT * 2);
     }
 }
