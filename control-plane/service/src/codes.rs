@@ -111,25 +111,26 @@ pub(crate) async fn list(
         campaign_id: given(filter.campaign_id),
         external_id: given(filter.external_id),
     };
-    let page = Page {
-        after,
-        limit: size + 1,
-    };
-    let rows = api
+    let page = Page { after, limit: size };
+    let page = api
         .store
         .codes(tenant.id, &filter, &page)
         .await
         .map_err(refusal::store)?;
-    let token = |row: &Arc<Code>| {
-        api.tokens.token(
-            &bound,
-            &PageKey {
-                created_at: row.created_at,
-                id: row.id.to_string(),
-            },
-        )
+    let token = |position: &PageKey| api.tokens.token(&bound, position);
+    let of_row = |row: &Arc<Code>| {
+        token(&PageKey {
+            created_at: row.created_at,
+            id: row.id.to_string(),
+        })
     };
-    let (codes, next_page_token) = page::cut(rows, size, |row| show(api, row), token);
+    let count = page.codes.len();
+    let (codes, cut_at) = page::cut(page.codes, size, |row| show(api, row), of_row);
+    let next_page_token = if codes.len() < count {
+        cut_at
+    } else {
+        page.next.as_ref().map_or_else(String::new, token)
+    };
     Ok(v1::ListCodesResponse {
         codes,
         next_page_token,

@@ -29,10 +29,10 @@ use crate::{
     },
     model::{ApiKey, Code, Endpoint, SecretRow, ShortLink, Tenant},
     store::{
-        AttemptRow, Attempts, Batch, Cas, Change, ChangeError, Changed, CheckpointDelta, CodeFilter, Command,
-        CommandResult, Commands, ConfigChange, ConfigLog, ConfigRow, ConversionRow, Conversions,
-        DeliveryFilter, DeliveryPage, DeliveryPosition, Fence, Heads, Install, KnownDelivery, Lease, Leases,
-        Log, Member, Page, Registry, Result, SharedStore, Store, StoreError, WriterRow,
+        AttemptRow, Attempts, Batch, Cas, Change, ChangeError, Changed, CheckpointDelta, CodeFilter,
+        CodePage, Command, CommandResult, Commands, ConfigChange, ConfigLog, ConfigRow, ConversionRow,
+        Conversions, DeliveryFilter, DeliveryPage, DeliveryPosition, Fence, Heads, Install, KnownDelivery,
+        Lease, Leases, Log, Member, Page, Registry, Result, SharedStore, Store, StoreError, WriterRow,
     },
 };
 
@@ -406,7 +406,7 @@ pass_on!(Registry {
     Code: fn code(id: CodeId) -> Result<Option<Arc<Code>>>;
     CodeVersion: fn code_version(id: CodeId, version: u64) -> Result<Option<Arc<Code>>>;
     CodeByLink: fn code_by_link(link: &ShortLink) -> Result<Option<Arc<Code>>>;
-    Codes: fn codes(tenant: TenantId, filter: &CodeFilter, page: &Page) -> Result<Vec<Arc<Code>>>;
+    Codes: fn codes(tenant: TenantId, filter: &CodeFilter, page: &Page) -> Result<CodePage>;
     Endpoint: fn endpoint(id: EndpointId) -> Result<Option<Arc<Endpoint>>>;
     Endpoints: fn endpoints(tenant: TenantId, page: &Page) -> Result<Vec<Arc<Endpoint>>>;
     EndpointsHomed: fn endpoints_homed(home: PartitionId, after: Option<EndpointId>, limit: usize) -> Result<Vec<Arc<Endpoint>>>;

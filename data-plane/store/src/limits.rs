@@ -498,6 +498,9 @@ pub const CQL_CLAIM_PATIENCE: Duration = Duration::from_secs(1);
 pub const CQL_CLAIM_POLL: Duration = Duration::from_millis(25);
 /// Rows of a list that are looked at side by side, and entries of lists written so.
 pub const CQL_LIST_READS: usize = 16;
+/// Codes that one page of a filtered list looks at, where only one of the filter's fields has a list: a quarter of a second
+/// of reads. The page says where to go on.
+pub const CODES_SCANNED_MAX: usize = 2_000;
 /// Rows of the configuration log in a CQL partition: at most 40 MiB, were all full.
 pub const CONFIG_ROWS_PER_BUCKET: i64 = 512;
 /// Rows of the configuration log that whoever appends remembers, so that it need not read them again.

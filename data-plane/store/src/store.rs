@@ -400,6 +400,28 @@ pub struct CodeFilter {
     pub external_id: Option<String>,
 }
 
+/// Codes of one look at a list.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct CodePage {
+    /// Newest first.
+    pub codes: Vec<Arc<Code>>,
+    /// Where to read on, strictly after; none when nothing is left.
+    pub next: Option<PageKey>,
+}
+
+impl CodePage {
+    /// The first `limit` codes, of which one more is there if there is more.
+    pub(crate) fn cut(mut codes: Vec<Arc<Code>>, limit: usize) -> Self {
+        let more = codes.len() > limit;
+        codes.truncate(limit);
+        let next = codes.last().filter(|_| more).map(|last| PageKey {
+            created_at: last.created_at,
+            id: last.id.to_string(),
+        });
+        Self { codes, next }
+    }
+}
+
 /// Tenants, keys, codes, endpoints and secrets.
 #[async_trait]
 pub trait Registry: Send + Sync {
@@ -430,8 +452,9 @@ pub trait Registry: Send + Sync {
     /// The code behind a short link, exactly as written. Deleted ones included.
     async fn code_by_link(&self, link: &ShortLink) -> Result<Option<Arc<Code>>>;
 
-    /// A tenant's live codes, newest first.
-    async fn codes(&self, tenant: TenantId, filter: &CodeFilter, page: &Page) -> Result<Vec<Arc<Code>>>;
+    /// A tenant's live codes that pass the filter, newest first. A backend that has to look at codes one by one looks at
+    /// no more than [`crate::limits::CODES_SCANNED_MAX`]: a page may be short, even empty, and still have more behind it.
+    async fn codes(&self, tenant: TenantId, filter: &CodeFilter, page: &Page) -> Result<CodePage>;
 
     /// One endpoint, deleted ones included.
     async fn endpoint(&self, id: EndpointId) -> Result<Option<Arc<Endpoint>>>;

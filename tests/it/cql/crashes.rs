@@ -304,18 +304,19 @@ async fn check_code(store: &ScyllaStore, code: &Code, trace: &str) {
             ..CodeFilter::default()
         };
         let listed = store.codes(code.tenant, &filter, &ALL).await.unwrap();
-        assert_eq!(listed.len(), wanted, "{trace}: tag {tag}");
+        assert_eq!(listed.codes.len(), wanted, "{trace}: tag {tag}");
     }
     let old = CodeFilter {
         tag: Some("t0".to_owned()),
         ..CodeFilter::default()
     };
-    assert_eq!(store.codes(code.tenant, &old, &ALL).await.unwrap(), [], "{trace}");
+    let listed = store.codes(code.tenant, &old, &ALL).await.unwrap();
+    assert_eq!(listed.codes, [], "{trace}");
     let all = store
         .codes(code.tenant, &CodeFilter::default(), &ALL)
         .await
         .unwrap();
-    assert_eq!(all.len(), wanted, "{trace}");
+    assert_eq!(all.codes.len(), wanted, "{trace}");
 }
 
 pub(super) fn of_code(code: &Code) -> Resource {

@@ -3,6 +3,7 @@
 //! The cluster is the one that `QRELAY_TEST_CQL` (host:port) names, else a node started for this test binary.
 
 mod cluster;
+mod code_lists;
 mod config_log;
 mod crashes;
 mod open;

@@ -313,7 +313,7 @@ impl Registry for FakeStore {
             .cloned())
     }
 
-    async fn codes(&self, _: TenantId, _: &CodeFilter, _: &Page) -> Result<Vec<Arc<Code>>> {
+    async fn codes(&self, _: TenantId, _: &CodeFilter, _: &Page) -> Result<CodePage> {
         unimplemented!()
     }
 

@@ -114,6 +114,7 @@ macro_rules! conformance_tests {
     (@ lists $fixture:ty, $attributes:tt) => {
         $crate::conformance_tests!(@tests $fixture, $attributes, lists {
             lists_are_newest_first_and_pages_neither_repeat_nor_skip,
+            a_page_says_where_the_next_one_begins_while_there_is_one,
             deleted_rows_are_found_but_not_listed,
             codes_are_filtered_by_every_field_given,
             a_changed_code_moves_between_filters,

@@ -16,7 +16,7 @@ use crate::{
     clock::Timestamp,
     id::{CodeId, EndpointId, KeyId, PartitionId, SecretId, TenantId},
     model::{ApiKey, Code, Endpoint, SecretRow, ShortLink, Tenant},
-    store::{Change, ChangeError, Changed, CodeFilter, Page, Registry, Result},
+    store::{Change, ChangeError, Changed, CodeFilter, CodePage, Page, Registry, Result},
 };
 
 #[async_trait]
@@ -115,7 +115,7 @@ impl Registry for SqliteStore {
             .await
     }
 
-    async fn codes(&self, tenant: TenantId, filter: &CodeFilter, page: &Page) -> Result<Vec<Arc<Code>>> {
+    async fn codes(&self, tenant: TenantId, filter: &CodeFilter, page: &Page) -> Result<CodePage> {
         let (filter, page) = (filter.clone(), page.clone());
         self.main_lists
             .read(move |connection| codes(connection, tenant, &filter, &page))
@@ -217,8 +217,10 @@ fn codes(
     tenant: TenantId,
     filter: &CodeFilter,
     page: &Page,
-) -> Result<Vec<Arc<Code>>, Fault> {
-    let (at, id, limit) = bounds(page);
+) -> Result<CodePage, Fault> {
+    let (at, id, _) = bounds(page);
+    // One more says whether there is more.
+    let limit = sql_limit(page.limit.saturating_add(1));
     let tenant = tenant.to_string();
     let mut sql = String::from("SELECT code.doc FROM code");
     let mut values: Vec<&dyn ToSql> = vec![&tenant, &at, &id, &limit];
@@ -261,7 +263,8 @@ fn codes(
         }
     }
     sql.push_str(order);
-    many(connection, &sql, values.as_slice())
+    let codes = many(connection, &sql, values.as_slice())?;
+    Ok(CodePage::cut(codes, page.limit))
 }
 
 fn secrets(connection: &Connection, endpoint: EndpointId) -> Result<Vec<SecretRow>, Fault> {

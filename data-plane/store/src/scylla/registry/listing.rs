@@ -15,10 +15,11 @@ use super::{
     row::{id_text, parse},
 };
 use crate::{
+    clock::Timestamp,
     id::{EndpointId, PartitionId, TenantId},
     limits,
     model::{Code, CodeStatus, Resource, ResourceId, ResourceKind, TenantStatus},
-    store::{CodeFilter, Page, Result},
+    store::{CodeFilter, CodePage, Page, PageKey, Result},
 };
 
 /// A place in a list.
@@ -202,6 +203,32 @@ impl Statements {
 /// A position in a list.
 type Place = (i64, String);
 
+/// Where a page begins.
+fn beginning(page: &Page) -> Place {
+    match &page.after {
+        Some(after) => (after.created_at.as_millis(), after.id.clone()),
+        None => (i64::MAX, String::new()),
+    }
+}
+
+/// How far a walk goes.
+struct Bounds {
+    /// Rows that it finds.
+    rows: usize,
+    /// Entries that it looks at.
+    entries: usize,
+}
+
+impl Bounds {
+    /// So many rows: nearly every entry leads to one.
+    fn rows(rows: usize) -> Self {
+        Self {
+            rows,
+            entries: usize::MAX,
+        }
+    }
+}
+
 impl Configuration {
     /// Lists a row where it came to be with a version, and not where it went from.
     pub(super) async fn list(&self, put: &[Entry], drop: &[Entry], version: u64) -> Result<()> {
@@ -241,44 +268,52 @@ impl Configuration {
         page: &Page,
         wanted: impl Fn(Resource) -> Option<T> + Sync,
     ) -> Result<Vec<T>> {
-        let from = match &page.after {
-            Some(after) => (after.created_at.as_millis(), after.id.clone()),
-            None => (i64::MAX, String::new()),
-        };
-        self.walk(&self.listing.below, (kind, list), from, page.limit, wanted)
-            .await
+        let bounds = Bounds::rows(page.limit);
+        let (rows, _) = self
+            .walk(&self.listing.below, (kind, list), beginning(page), bounds, wanted)
+            .await?;
+        Ok(rows)
     }
 
-    /// Goes through a list, some entries at a time, until there are rows enough.
+    /// Goes through a list, some entries at a time, until there are rows enough or it has looked at entries enough; and
+    /// then the last of these, if there are more.
     async fn walk<T: Send>(
         &self,
         statement: &PreparedStatement,
         (kind, list): (ResourceKind, &List),
         mut from: Place,
-        limit: usize,
+        mut bounds: Bounds,
         wanted: impl Fn(Resource) -> Option<T> + Sync,
-    ) -> Result<Vec<T>> {
+    ) -> Result<(Vec<T>, Option<Place>)> {
         let mut all = Vec::new();
-        while all.len() < limit {
-            let more = i32::try_from((limit - all.len()).clamp(16, 1000)).unwrap_or(1000);
+        while all.len() < bounds.rows {
+            let now = (bounds.rows - all.len()).clamp(16, 1000).min(bounds.entries);
             let (name, facet, value) = (&list.name, &list.facet, &list.value);
-            let values = (name, facet, value, from.0, &from.1, more);
-            let places = self.places(statement, values).await?;
+            // One more says whether there is more.
+            let most = i32::try_from(now + 1).unwrap_or(i32::MAX);
+            let values = (name, facet, value, from.0, &from.1, most);
+            let mut places = self.places(statement, values).await?;
+            let more = places.len() > now;
+            places.truncate(now);
             let Some(last) = places.last() else { break };
-            let end = places.len() < usize::try_from(more).unwrap_or(usize::MAX);
             from = last.clone();
+            bounds.entries -= places.len();
             let rows: Vec<Option<Resource>> = stream::iter(places)
                 .map(|place| self.listed(kind, list, place))
                 .buffered(limits::CQL_LIST_READS)
                 .try_collect()
                 .await?;
             all.extend(rows.into_iter().flatten().filter_map(&wanted));
-            if end {
+            if !more {
                 break;
             }
+            if bounds.entries == 0 {
+                all.truncate(bounds.rows);
+                return Ok((all, Some(from)));
+            }
         }
-        all.truncate(limit);
-        Ok(all)
+        all.truncate(bounds.rows);
+        Ok((all, None))
     }
 
     async fn places(&self, statement: &PreparedStatement, values: impl SerializeRow) -> Result<Vec<Place>> {
@@ -316,13 +351,30 @@ impl Configuration {
         tenant: TenantId,
         filter: &CodeFilter,
         page: &Page,
-    ) -> Result<Vec<std::sync::Arc<Code>>> {
+    ) -> Result<CodePage> {
         let list = list_of_codes(tenant, filter);
-        self.page(ResourceKind::Code, &list, page, |resource| match resource {
+        let bounds = Bounds {
+            // One more says whether there is more.
+            rows: page.limit.saturating_add(1),
+            entries: limits::CODES_SCANNED_MAX,
+        };
+        let wanted = |resource| match resource {
             Resource::Code(code) if passes(&code, filter) => Some(std::sync::Arc::new(*code)),
             _ => None,
+        };
+        let (statement, kind) = (&self.listing.below, ResourceKind::Code);
+        let (codes, stopped) = self
+            .walk(statement, (kind, &list), beginning(page), bounds, wanted)
+            .await?;
+        let page = CodePage::cut(codes, page.limit);
+        let stopped = stopped.map(|(at, id)| PageKey {
+            created_at: Timestamp::from_millis(at),
+            id,
+        });
+        Ok(CodePage {
+            next: page.next.or(stopped),
+            ..page
         })
-        .await
     }
 
     /// Live endpoints of a home in order of id.
@@ -335,14 +387,11 @@ impl Configuration {
     ) -> Result<Vec<T>> {
         let from = (0, after.map(|after| after.to_string()).unwrap_or_default());
         let list = List::of_home(home);
-        self.walk(
-            &self.listing.above,
-            (ResourceKind::Endpoint, &list),
-            from,
-            limit,
-            wanted,
-        )
-        .await
+        let (statement, of) = (&self.listing.above, (ResourceKind::Endpoint, &list));
+        let (rows, _) = self
+            .walk(statement, of, from, Bounds::rows(limit), wanted)
+            .await?;
+        Ok(rows)
     }
 }
 

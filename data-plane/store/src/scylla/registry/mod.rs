@@ -58,7 +58,7 @@ use crate::{
     clock::Timestamp,
     id::{CodeId, ConfigSeq, EndpointId, KeyId, PartitionId, SecretId, TenantId, random},
     model::{ApiKey, Code, Endpoint, Resource, ResourceId, ResourceKind, SecretRow, ShortLink, Tenant},
-    store::{Change, ChangeError, Changed, CodeFilter, Page, Registry, Result},
+    store::{Change, ChangeError, Changed, CodeFilter, CodePage, Page, Registry, Result},
 };
 
 #[cfg(feature = "testing")]
@@ -278,7 +278,7 @@ impl Registry for ScyllaStore {
         }
     }
 
-    async fn codes(&self, tenant: TenantId, filter: &CodeFilter, page: &Page) -> Result<Vec<Arc<Code>>> {
+    async fn codes(&self, tenant: TenantId, filter: &CodeFilter, page: &Page) -> Result<CodePage> {
         self.registry.list_codes(tenant, filter, page).await
     }
 
