@@ -101,6 +101,7 @@ macro_rules! conformance_tests {
             no_spelling_of_a_lower_case_link_passes_to_another_tenant,
             short_links_are_case_sensitive_and_by_host,
             a_repeated_request_creates_once,
+            of_concurrent_requests_with_one_id_one_is_carried_out,
             a_request_id_with_another_body_is_refused,
             an_expired_request_id_is_forgotten,
             a_limit_is_kept_by_concurrent_creates,

@@ -259,6 +259,28 @@ pub async fn a_repeated_request_creates_once(store: &SharedStore) {
     }
 }
 
+pub async fn of_concurrent_requests_with_one_id_one_is_carried_out(store: &SharedStore) {
+    // Each has made an id of its own. All want one short id, and there is room for one.
+    let creates = [(); 4].map(|()| Change {
+        count_max: Some(1),
+        ..create_with(request("r", 1), "one")
+    });
+    let answers = join_all(creates.clone().map(|change| store.change(change))).await;
+    let mut made = creates
+        .iter()
+        .zip(&answers)
+        .filter(|(_, answer)| matches!(answer, Ok(Changed::Done(_))));
+    let (of, _) = made.next().unwrap();
+    assert!(made.next().is_none(), "{answers:?}");
+    for answer in &answers {
+        match answer {
+            Ok(Changed::Done(_)) => {}
+            Ok(Changed::Replayed(id)) => assert_eq!(*id, of.resource.id()),
+            Err(error) => panic!("{error}: {answers:?}"),
+        }
+    }
+}
+
 pub async fn a_request_id_with_another_body_is_refused(store: &SharedStore) {
     store.change(create_with(request("r", 1), "one")).await.unwrap();
     let refused = store.change(create_with(request("r", 2), "two")).await;

@@ -99,12 +99,31 @@ impl Configuration {
         let _turn = self.rows_turn.take(&id_text(wanted.id)).await;
         for round in 0..limits::CQL_CHANGE_ROUNDS {
             pause(round).await;
-            if let Some(changed) = self.try_change(&wanted).await? {
-                return Ok(changed);
+            match self.try_change(&wanted).await {
+                Ok(Some(changed)) => return Ok(changed),
+                Ok(None) => {}
+                Err(error @ ChangeError::Store(_)) => return Err(error),
+                Err(refusal) => return self.unless_replayed(&wanted, refusal).await,
             }
         }
         let reason = format!("others change {} all the time", id_text(wanted.id));
         Err(StoreError::Unavailable(reason).into())
+    }
+
+    /// A refusal, unless the same request was carried out after this attempt had looked for it: what refused this attempt
+    /// may be what that one made.
+    async fn unless_replayed(
+        &self,
+        wanted: &Wanted<'_>,
+        refusal: ChangeError,
+    ) -> Result<Changed, ChangeError> {
+        let Some(name) = &wanted.request else {
+            return Err(refusal);
+        };
+        match self.request_standing(name, wanted.change.at).await? {
+            Standing::Done(id) => Ok(Changed::Replayed(id)),
+            Standing::Free(_) => Err(refusal),
+        }
     }
 
     /// One attempt. None: somebody was faster somewhere, look again.
