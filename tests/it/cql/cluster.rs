@@ -7,7 +7,9 @@ use std::{sync::Mutex, time::Duration};
 
 use qrelay_store::{Clock as _, Timestamp, clock::SystemClock, id::WriterId};
 use qrelay_tests::cql;
-use scylla::client::{session::Session, session_builder::SessionBuilder};
+use scylla::client::{
+    execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder,
+};
 use tokio::sync::Semaphore;
 
 /// Keyspaces in use at once.
@@ -16,6 +18,8 @@ const KEYSPACES: usize = 3;
 const PREFIX: &str = "qrelay_test_";
 /// Those that a test binary left behind are dropped when they are so old.
 const LEFT_AFTER: Duration = Duration::from_secs(3600);
+/// How long a statement of the tests' own may take: emptying a table waits for the disk, however busy others keep it.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 static IN_USE: Semaphore = Semaphore::const_new(KEYSPACES);
 static POOL: Mutex<Pool> = Mutex::new(Pool {
@@ -82,8 +86,10 @@ fn unused_name() -> String {
 }
 
 pub(super) async fn session() -> Session {
+    let patient = ExecutionProfile::builder().request_timeout(Some(PATIENCE));
     SessionBuilder::new()
         .known_node(cql::address())
+        .default_execution_profile_handle(patient.build().into_handle())
         .fetch_schema_metadata(false)
         .build()
         .await
@@ -118,10 +124,13 @@ async fn truncate(session: &Session, keyspace: &str) {
             .query_unpaged(format!("SELECT * FROM {keyspace}.{table} LIMIT 1"), ())
             .await;
         if any.unwrap().into_rows_result().unwrap().rows_num() > 0 {
-            session
-                .query_unpaged(format!("TRUNCATE {keyspace}.{table}"), ())
-                .await
-                .unwrap();
+            let truncate = format!("TRUNCATE {keyspace}.{table}");
+            let mut tries = 0;
+            // On a busy disk the cluster gives up waiting for itself.
+            while let Err(error) = session.query_unpaged(&*truncate, ()).await {
+                tries += 1;
+                assert!(tries < 10, "{error}");
+            }
         }
     }
 }
