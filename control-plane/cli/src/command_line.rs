@@ -10,7 +10,7 @@ use crate::{
     demo,
     failure::Failure,
     operator::{code, conversion, delivery, endpoint, event, key, replay, tail, tenant},
-    up,
+    schema, up,
 };
 
 /// What it is, for `--help`: the package's description is about the crate.
@@ -43,6 +43,8 @@ pub(crate) enum Command {
     ControlPlane(Box<up::ControlPlaneFlags>),
     /// Run one dispatcher, which delivers, on a CQL cluster that roles share
     Dispatcher(Box<up::DispatcherRoleFlags>),
+    /// Make and migrate the tables of a CQL cluster
+    Schema(schema::Args),
     /// Create, list and change tenants, and read their usage (admin key)
     Tenant(tenant::Args),
     /// Create, list and revoke a tenant's API keys (admin key)

@@ -15,6 +15,7 @@ mod flag_first;
 mod operator;
 mod output;
 mod qr;
+mod schema;
 mod session;
 mod shape;
 pub mod up;
@@ -59,6 +60,7 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
         Command::DataPlane(flags) => return up::run_data_plane(&flags),
         Command::ControlPlane(flags) => return up::run_control_plane(&flags),
         Command::Dispatcher(flags) => return up::run_dispatcher(&flags),
+        Command::Schema(args) => block_on(schema::run(args))?,
         Command::Tenant(args) => block_on(operator::tenant::run(args))?,
         Command::Key(args) => block_on(operator::key::run(args))?,
         Command::Code(args) => block_on(operator::code::run(args))?,

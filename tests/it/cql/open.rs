@@ -1,11 +1,15 @@
 //! Opening a keyspace: what is fixed at creation, and what is refused.
 
+use std::process::{Command, Stdio};
+
 use futures::future::join_all;
 use qrelay_store::{
     Store as _,
     conformance::{Fixture as _, samples},
     scylla::{OpenError, ScyllaConfig, ScyllaStore},
 };
+use qrelay_tests::{PATIENCE, wait_within};
+use serde_json::{Value, json};
 
 use super::{
     Cluster, KEEP,
@@ -91,4 +95,45 @@ async fn a_cluster_that_cannot_be_reached_is_an_error_that_names_it() {
     let error = refused(&config).await;
     assert!(matches!(error, OpenError::Connect { .. }), "{error}");
     assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+}
+
+/// Runs `qrelay schema apply`: its exit code, and the JSON that it prints.
+fn apply(keyspace: &Keyspace) -> (Option<i32>, Value) {
+    let output = Command::new(crate::BINARY)
+        .args(["schema", "apply", "--json", "--scylla-replication=1"])
+        .args([
+            "--scylla-nodes",
+            qrelay_tests::cql::address(),
+            "--scylla-keyspace",
+            &keyspace.name,
+        ])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    (
+        output.status.code(),
+        serde_json::from_slice(&output.stdout).unwrap_or_default(),
+    )
+}
+
+#[tokio::test]
+#[ignore = "needs Cassandra: run by make test"]
+async fn the_schema_is_applied_before_any_role_starts_and_what_roles_need_is_told() {
+    let keyspace = Keyspace::unmade();
+    // A busy machine may take longer to make all tables than one statement may take: repeating goes on.
+    let told = wait_within(PATIENCE * 3, "the schema is applied", async || {
+        match apply(&keyspace) {
+            (Some(0), told) => Some(told),
+            _ => None,
+        }
+    })
+    .await;
+    assert_eq!(told["keyspace"], json!(keyspace.name));
+    assert!(told["schema_version"].as_i64() >= Some(1), "{told}");
+    let grants = told["grants"]["data_plane"].as_array().unwrap();
+    let append = format!("GRANT MODIFY ON {}.log TO qrelay_data_plane", keyspace.name);
+    assert!(grants.contains(&json!(append)), "{told}");
+    let (code, again) = apply(&keyspace);
+    assert_eq!((code, again), (Some(0), told));
+    keyspace.remove().await;
 }

@@ -16,6 +16,7 @@ use super::{
     check::{Check, given},
     config::{Lines, path},
 };
+use crate::failure::Failure;
 
 /// The keyspace, unless another is named.
 const KEYSPACE: &str = "qrelay";
@@ -65,6 +66,17 @@ pub struct ClusterConfig {
 }
 
 impl ClusterFlags {
+    /// The cluster, for a command that needs one and nothing else of the store.
+    pub(crate) fn needed_by(&self, command: &'static str) -> Result<ClusterConfig, Failure> {
+        let mut check = Check::new(command);
+        let cluster = ClusterConfig::from_flags(&mut check, self, Duration::ZERO);
+        if self.nodes().next().is_none() {
+            check.add("scylla-nodes", "is missing");
+        }
+        check.finish()?;
+        Ok(cluster.expect("invariant: without nodes the check fails"))
+    }
+
     /// The nodes that were named.
     fn nodes(&self) -> impl Iterator<Item = &str> {
         self.scylla_nodes.iter().filter_map(|text| given(Some(text)))

@@ -178,6 +178,9 @@ impl StartError {
                 scylla::OpenError::Store(StoreError::Unavailable(_)) => Some(
                     "more than half of the nodes that keep a row must be up: that is two where the keyspace was made with --scylla-replication 3",
                 ),
+                scylla::OpenError::Migrate { .. } => Some(
+                    "`qrelay schema apply`, with a login that may make and alter tables, does it once for all processes",
+                ),
                 _ => None,
             },
             Self::Open(sqlite::OpenError::InUse { .. }) => {

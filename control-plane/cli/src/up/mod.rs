@@ -48,13 +48,14 @@ pub use self::{
     running::{Addresses, Running},
     start::start,
 };
-use self::{flags::ProcessFlags, plan::Plan, running::Process, start::begin};
 pub(crate) use self::{
+    cluster::ClusterFlags,
     flags::{ControlPlaneFlags, DataPlaneFlags, DispatcherRoleFlags, Flags},
     logging::start as log_to_stderr,
     process::raise_open_files_limit,
     signals::{Signals, Stop},
 };
+use self::{flags::ProcessFlags, plan::Plan, running::Process, start::begin};
 use crate::failure::{Failure, chain};
 
 /// Runs all roles until a signal ends them.
@@ -157,7 +158,12 @@ fn announce(running: &Process) {
 }
 
 fn cannot_start(error: StartError) -> Failure {
-    let message = format!("cannot start: {}", chain(&error));
+    cannot("start", &error)
+}
+
+/// What was to be done with the store did not work.
+pub(crate) fn cannot(what: &str, error: &StartError) -> Failure {
+    let message = format!("cannot {what}: {}", chain(error));
     let failure = match error.is_usage() {
         true => Failure::usage(message),
         false => Failure::failed(message),

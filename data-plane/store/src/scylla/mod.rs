@@ -15,6 +15,7 @@ mod config_log;
 mod conversions;
 mod decision;
 mod error;
+mod grants;
 mod install;
 mod leases;
 mod log;
@@ -37,6 +38,7 @@ use self::session::Cql;
 pub use self::{
     config::{Credentials, ScyllaConfig},
     error::OpenError,
+    grants::{Works, grants},
     registry::{Seen, run_sweeper},
 };
 
@@ -69,6 +71,15 @@ impl ScyllaStore {
     pub async fn open(config: &ScyllaConfig) -> Result<Arc<Self>, OpenError> {
         // On the heap: all these statements make a large future.
         Box::pin(Self::prepared(config)).await
+    }
+
+    /// Makes or migrates the keyspace's tables as needed, and nothing else: the schema's version then.
+    ///
+    /// # Errors
+    /// As [`ScyllaStore::open`].
+    pub async fn apply_schema(config: &ScyllaConfig) -> Result<i32, OpenError> {
+        let cql = Cql::connect(config).await?;
+        Ok(Box::pin(schema::apply(&cql, config)).await?.version)
     }
 
     async fn prepared(config: &ScyllaConfig) -> Result<Arc<Self>, OpenError> {

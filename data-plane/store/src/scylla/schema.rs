@@ -243,6 +243,17 @@ impl<'a> Runner<'a> {
     }
 }
 
+/// The names of all tables.
+#[cfg(test)]
+pub(super) fn tables() -> Vec<String> {
+    let migrated = MIGRATIONS.iter().copied().flatten();
+    let all = migrated.flat_map(|file| statements(file));
+    let first = statements(&install::table("any", true));
+    all.chain(first)
+        .filter_map(|statement| statement.split_whitespace().nth(5).map(str::to_owned))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
