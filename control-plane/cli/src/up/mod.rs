@@ -33,8 +33,6 @@ use std::{
     process::ExitCode,
 };
 
-use tracing::field::display;
-
 pub use self::{
     admin_key::{AdminKeyError, AdminKeyTo},
     cluster::ClusterConfig,
@@ -147,9 +145,9 @@ async fn serve(plan: Plan, metrics: Metrics) -> Result<ExitCode, Failure> {
 fn announce(running: &Process) {
     let bound = &running.bound;
     tracing::info!(
-        edge_listen = bound.edge.map(display),
-        api_listen = bound.api.map(display),
-        peer_listen = bound.peer.map(display),
+        edge_listen = bound.edge.map(tracing::field::display),
+        api_listen = bound.api.map(tracing::field::display),
+        peer_listen = bound.peer.map(tracing::field::display),
         ops_listen = %bound.ops,
         public_url = running.public_url.as_ref().map(config::origin),
         "listening"
