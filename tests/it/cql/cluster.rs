@@ -68,7 +68,10 @@ impl Keyspace {
 
     pub(super) async fn remove(self) {
         let drop = format!("DROP KEYSPACE {}", self.name);
-        session().await.query_unpaged(drop, ()).await.unwrap();
+        // On a busy cluster it may take longer than a statement may: then a later run drops it, as what a run left behind.
+        if let Err(error) = session().await.query_unpaged(drop, ()).await {
+            println!("keyspace {} is left for a later run: {error}", self.name);
+        }
     }
 }
 
