@@ -45,6 +45,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
             "qrelay-store",
             "qrelay-edge",
             "qrelay-dispatcher",
+            "qrelay-loadtest",
         ],
     ),
     ("qrelay-loadtest", &[]),
