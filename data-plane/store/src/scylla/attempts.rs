@@ -18,7 +18,7 @@ use scylla::{SerializeRow, statement::prepared::PreparedStatement, value::CqlTim
 
 use super::{
     OpenError, ScyllaStore,
-    rows::{count, document, int, parse, parse_id, partition as key, time, to_count, to_time},
+    rows::{Whole, count, document, int, parse, parse_id, partition as key, time, to_count, to_time},
     session::Cql,
 };
 use crate::{
@@ -41,6 +41,10 @@ const MINUTE_MS: i64 = 60_000;
 
 const COLUMNS: &str = "first_at, event, number, event_type, started_at, duration_ms, status, response_status, \
                        error_class, fault, error, next_attempt_at, detail, response_body, code";
+/// Those that a walk through deliveries looks at.
+const SCANNED: [&str; 6] = ["first_at", "event", "number", "status", "event_type", "code"];
+/// Rows in a page of such a walk: of each the cluster reads all that it has, some MiB at most.
+const ROWS_PER_PAGE: i32 = 128;
 
 #[derive(Debug)]
 pub(super) struct Statements {
@@ -59,6 +63,14 @@ impl Statements {
         let delivery = format!(
             "SELECT {COLUMNS} FROM attempts WHERE endpoint = ? AND minute = ? AND first_at = ? AND event = ?"
         );
+        let mut scan = cql
+            .prepare(&format!(
+                "SELECT {} FROM attempts \
+                 WHERE endpoint = ? AND minute = ? AND (first_at, event) < (?, ?) AND (first_at) >= (?)",
+                scanned()
+            ))
+            .await?;
+        scan.set_page_size(ROWS_PER_PAGE);
         Ok(Self {
             record: cql
                 .prepare(&format!(
@@ -78,12 +90,7 @@ impl Statements {
             minutes: cql
                 .prepare("SELECT minute FROM attempt_minute WHERE endpoint = ? AND minute >= ? AND minute <= ? LIMIT ?")
                 .await?,
-            scan: cql
-                .prepare(
-                    "SELECT first_at, event, number, status, event_type, code FROM attempts \
-                     WHERE endpoint = ? AND minute = ? AND (first_at, event) < (?, ?) AND (first_at) >= (?)",
-                )
-                .await?,
+            scan,
             one: cql.prepare(&format!("{delivery} AND number = ?")).await?,
             of_delivery: cql
                 .prepare(&format!("{delivery} ORDER BY first_at ASC, event ASC, number ASC"))
@@ -96,6 +103,14 @@ impl Statements {
                 .await?,
         })
     }
+}
+
+/// What a walk asks for: the columns that it looks at, and of the others when they were written.
+fn scanned() -> String {
+    let others = COLUMNS.split(", ").filter(|column| !SCANNED.contains(column));
+    let others = others.map(|column| format!("WRITETIME({column})"));
+    let columns: Vec<String> = SCANNED.map(str::to_owned).into_iter().chain(others).collect();
+    columns.join(", ")
 }
 
 /// Minutes noted as having deliveries.
@@ -205,14 +220,30 @@ struct Scan<'a> {
     more: bool,
 }
 
-/// A row that a scan reads: first_at, event, number, status, event_type, code.
-type Scanned = (CqlTimestamp, Vec<u8>, i32, String, String, String);
+/// A row that a scan reads: first_at, event, number, status, event_type, code, and the times of what else it has.
+type Scanned = (
+    CqlTimestamp,
+    Vec<u8>,
+    i32,
+    String,
+    String,
+    String,
+    i64,
+    i64,
+    i64,
+    i64,
+    i64,
+    i64,
+    i64,
+    i64,
+    i64,
+);
 
 impl Scan<'_> {
     /// Takes the next row: of a delivery the last attempt comes first. Breaks when enough was seen.
     fn take(
         &mut self,
-        (first_at, event, number, state, event_type, code): Scanned,
+        (first_at, event, number, state, event_type, code, ..): Scanned,
     ) -> Result<ControlFlow<()>> {
         let at = (to_time(first_at), address(event)?);
         let counts = u32::from(number > 0);
@@ -298,8 +329,9 @@ impl Attempts for ScyllaStore {
             time(first_at),
             event.sort_key().to_vec(),
         );
-        let rows: Vec<Stored> = self.cql.rows(&self.attempts.of_delivery, values).await?;
-        rows.into_iter().map(|row| to_attempt(endpoint, row)).collect()
+        let rows: Vec<Whole<Stored>> = self.cql.rows(&self.attempts.of_delivery, values).await?;
+        let rows = rows.into_iter().filter_map(|Whole(row)| row);
+        rows.map(|row| to_attempt(endpoint, row)).collect()
     }
 
     async fn deliveries_of_batch(
@@ -315,11 +347,11 @@ impl Attempts for ScyllaStore {
             int(writer.as_u64()),
             int(seq.as_u64()),
         );
-        let rows: Vec<(i32, CqlTimestamp, i32, String)> =
+        let rows: Vec<Whole<(i32, CqlTimestamp, i32, String)>> =
             self.cql.rows(&self.attempts.of_batch, values).await?;
         let mut all: Vec<KnownDelivery> = Vec::new();
         // Of one event's rows the last is the one that counts.
-        for (index, first_at, number, state) in rows {
+        for (index, first_at, number, state) in rows.into_iter().filter_map(|Whole(row)| row) {
             let known = KnownDelivery {
                 index: to_count(index)?,
                 first_at: to_time(first_at),
@@ -429,11 +461,13 @@ impl ScyllaStore {
             let values = (&endpoint, minute, time(at), &event, time(start));
             let enough = self
                 .cql
-                .rows_while(&self.attempts.scan, values, |row| match scan.take(row) {
-                    Ok(flow) => flow,
-                    Err(error) => {
-                        damage = Some(error);
-                        ControlFlow::Break(())
+                .rows_while(&self.attempts.scan, values, |Whole(row)| {
+                    match row.map_or(Ok(ControlFlow::Continue(())), |row| scan.take(row)) {
+                        Ok(flow) => flow,
+                        Err(error) => {
+                            damage = Some(error);
+                            ControlFlow::Break(())
+                        }
                     }
                 })
                 .await?;
@@ -456,9 +490,10 @@ impl ScyllaStore {
             event.sort_key().to_vec(),
             found.number,
         );
-        let row: Option<Stored> = self.cql.row(&self.attempts.one, values).await?;
-        let row =
-            row.ok_or_else(|| StoreError::Unavailable("an attempt left while it was read".to_owned()))?;
+        let row: Option<Whole<Stored>> = self.cql.row(&self.attempts.one, values).await?;
+        let row = row
+            .and_then(|Whole(row)| row)
+            .ok_or_else(|| StoreError::Unavailable("an attempt left while it was read".to_owned()))?;
         Ok(DeliverySummary {
             last: to_attempt(endpoint, row)?,
             attempts: found.attempts,
@@ -483,4 +518,17 @@ fn address(stored: Vec<u8>) -> Result<EventAddress> {
 
 fn status(text: &str) -> Result<DeliveryStatus> {
     DeliveryStatus::parse(text).ok_or_else(|| StoreError::Corrupt(format!("{text} is no delivery status")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_asks_for_every_column_of_an_attempt() {
+        let asked = scanned();
+        for column in COLUMNS.split(", ") {
+            assert!(asked.contains(column), "{column}");
+        }
+    }
 }

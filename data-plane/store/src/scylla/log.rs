@@ -20,11 +20,11 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream, try_join};
-use scylla::{statement::prepared::PreparedStatement, value::CqlTimestamp};
+use scylla::{serialize::row::SerializeRow, statement::prepared::PreparedStatement, value::CqlTimestamp};
 
 use super::{
     OpenError, ScyllaStore,
-    rows::{count, int, partition as key, time, to_count, to_time},
+    rows::{Whole, count, int, partition as key, time, to_count, to_time},
     session::Cql,
 };
 use crate::{
@@ -45,6 +45,11 @@ const BODIES_PER_PAGE: i32 = 64;
 const REMEMBERED_MAX: usize = 10_000;
 const HOUR_MS: i64 = 3_600_000;
 
+/// The columns of a batch beside those of its key.
+const STORED: &str = "seq, first_at, last_at, count, body";
+/// The same where only their being there counts: the body stays where it is.
+const PRESENT: &str = "seq, first_at, last_at, count, WRITETIME(body)";
+
 #[derive(Debug)]
 pub(super) struct Statements {
     append: PreparedStatement,
@@ -63,14 +68,6 @@ pub(super) struct Statements {
 
 impl Statements {
     pub(super) async fn prepare(cql: &Cql) -> Result<Self, OpenError> {
-        let mut read = cql
-            .prepare(
-                "SELECT seq, first_at, last_at, count, body FROM log \
-                 WHERE partition = ? AND writer = ? AND segment = ? AND seq > ? AND seq <= ?",
-            )
-            .await?;
-        read.set_page_size(BODIES_PER_PAGE);
-        let segment = "FROM log WHERE partition = ? AND writer = ? AND segment = ?";
         let by_time = "SELECT last_at, writer, seq FROM log_by_time WHERE partition = ? AND hour = ?";
         Ok(Self {
             append: cql
@@ -88,23 +85,11 @@ impl Statements {
             append_hour: cql
                 .prepare("INSERT INTO log_hour (partition, hour) VALUES (?, ?) USING TTL ?")
                 .await?,
-            read,
-            one: cql
-                .prepare(&format!(
-                    "SELECT seq, first_at, last_at, count, body {segment} AND seq = ?"
-                ))
-                .await?,
-            first: cql
-                .prepare(&format!(
-                    "SELECT seq {segment} AND seq > ? ORDER BY seq ASC LIMIT 1"
-                ))
-                .await?,
-            last: cql
-                .prepare(&format!("SELECT seq {segment} ORDER BY seq DESC LIMIT 1"))
-                .await?,
-            times: cql
-                .prepare(&format!("SELECT seq, last_at {segment} AND seq > ?"))
-                .await?,
+            read: in_segment(cql, STORED, "AND seq > ? AND seq <= ?", BODIES_PER_PAGE).await?,
+            one: in_segment(cql, STORED, "AND seq = ?", 1).await?,
+            first: in_segment(cql, PRESENT, "AND seq > ? ORDER BY seq ASC", 1).await?,
+            last: in_segment(cql, PRESENT, "ORDER BY seq DESC", 1).await?,
+            times: in_segment(cql, PRESENT, "AND seq > ?", BODIES_PER_PAGE).await?,
             hours_before: cql
                 .prepare("SELECT hour FROM log_hour WHERE partition = ? AND hour <= ? ORDER BY hour DESC")
                 .await?,
@@ -127,8 +112,24 @@ impl Statements {
     }
 }
 
+/// Prepares a read of a segment's batches, with so many in a page.
+async fn in_segment(
+    cql: &Cql,
+    columns: &str,
+    which: &str,
+    rows: i32,
+) -> Result<PreparedStatement, OpenError> {
+    let select =
+        format!("SELECT {columns} FROM log WHERE partition = ? AND writer = ? AND segment = ? {which}");
+    let mut prepared = cql.prepare(&select).await?;
+    prepared.set_page_size(rows);
+    Ok(prepared)
+}
+
 /// A stored batch: seq, first_at, last_at, count, body.
 type Stored = (i64, CqlTimestamp, CqlTimestamp, i32, Vec<u8>);
+/// One of which the body was left where it is.
+type Present = (i64, CqlTimestamp, CqlTimestamp, i32, i64);
 
 fn to_batch(partition: PartitionId, writer: WriterId, stored: Stored) -> Result<Batch> {
     let (seq, first_at, last_at, count, body) = stored;
@@ -262,8 +263,11 @@ impl Log for ScyllaStore {
                         int(next.as_u64() - 1),
                         int(through.as_u64()),
                     ),
-                    |row: Stored| match to_batch(partition, writer, row) {
-                        Ok(batch) if batch.seq == next => {
+                    |Whole(row): Whole<Stored>| match row
+                        .map(|row| to_batch(partition, writer, row))
+                        .transpose()
+                    {
+                        Ok(Some(batch)) if batch.seq == next => {
                             bytes = bytes.saturating_add(batch.body.len());
                             if bytes > max_bytes && !batches.is_empty() {
                                 return ControlFlow::Break(());
@@ -298,8 +302,9 @@ impl Log for ScyllaStore {
             int(segment(seq)),
             int(seq.as_u64()),
         );
-        let stored = self.cql.row(&self.log.one, values).await?;
+        let stored: Option<Whole<Stored>> = self.cql.row(&self.log.one, values).await?;
         stored
+            .and_then(|Whole(stored)| stored)
             .map(|stored| to_batch(partition, writer, stored))
             .transpose()
     }
@@ -310,9 +315,9 @@ impl Log for ScyllaStore {
         let known = self.known_head(partition, writer).await?.max(after);
         for of in from..=segment(known) + SEGMENTS_AHEAD {
             let values = (key(partition), int(writer.as_u64()), int(of), int(after.as_u64()));
-            let found: Option<(i64,)> = self.cql.row(&self.log.first, values).await?;
-            if let Some((seq,)) = found {
-                return Ok(Some(Seq::new(seq.cast_unsigned())));
+            let found = self.first_present(&self.log.first, values).await?;
+            if found.is_some() {
+                return Ok(found);
             }
         }
         Ok(None)
@@ -325,13 +330,13 @@ impl Log for ScyllaStore {
             let mut places = Vec::new();
             let values = (key(partition), int(writer.as_u64()), int(of), int(end.as_u64()));
             self.cql
-                .rows_while(&self.log.times, values, |(seq, last_at): (i64, CqlTimestamp)| {
-                    if seq.cast_unsigned() != end.next().as_u64() {
-                        return ControlFlow::Break(());
+                .rows_while(&self.log.times, values, |Whole(row): Whole<Present>| match row {
+                    Some((seq, _, last_at, ..)) if seq.cast_unsigned() == end.next().as_u64() => {
+                        end = end.next();
+                        places.push((to_time(last_at), writer, end));
+                        ControlFlow::Continue(())
                     }
-                    end = end.next();
-                    places.push((to_time(last_at), writer, end));
-                    ControlFlow::Continue(())
+                    _ => ControlFlow::Break(()),
                 })
                 .await?;
             stream::iter(places)
@@ -382,10 +387,25 @@ impl ScyllaStore {
             }
             let of = int(segment(batch.seq));
             let values = (key(batch.partition), int(batch.writer.as_u64()), of);
-            let last: Option<(i64,)> = self.cql.row(&self.log.last, values).await?;
-            let highest = last.map_or(Seq::ZERO, |(seq,)| Seq::new(seq.cast_unsigned()));
-            self.log_memory().learn(batch, highest);
+            let highest = self.first_present(&self.log.last, values).await?;
+            self.log_memory().learn(batch, highest.unwrap_or_default());
         }
+    }
+
+    /// The first batch that a read finds.
+    async fn first_present(
+        &self,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<Option<Seq>> {
+        let mut first = None;
+        self.cql
+            .rows_while(statement, values, |Whole(row): Whole<Present>| {
+                first = row.map(|(seq, ..)| Seq::new(seq.cast_unsigned()));
+                first.map_or(ControlFlow::Continue(()), |_| ControlFlow::Break(()))
+            })
+            .await?;
+        Ok(first)
     }
 
     fn log_memory(&self) -> MutexGuard<'_, Memory> {
@@ -490,3 +510,15 @@ fn written_at(last_at: Timestamp) -> i64 {
 
 /// [`Memory`], shared.
 pub(super) type SharedMemory = Mutex<Memory>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_at_what_is_there_asks_for_every_column_of_a_batch() {
+        for column in STORED.split(", ") {
+            assert!(PRESENT.contains(column), "{column}");
+        }
+    }
+}

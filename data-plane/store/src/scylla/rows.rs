@@ -1,8 +1,20 @@
 //! Columns and what they hold: numbers, times and documents.
 //!
 //! CQL's integers are signed. Numbers of ours are below 2^63 by nature; the conversions keep all bits.
+//!
+//! What one replica alone has (a write that was not acknowledged) is passed on to others by a read that meets it, but
+//! only the columns which that read asked for. So every read that decides on whether a row is there asks for all of its
+//! columns, or for the time when they were written: what it found, every later read finds. A row that lacks a column is
+//! not there ([`Whole`]).
 
-use scylla::value::CqlTimestamp;
+use scylla::{
+    deserialize::{
+        DeserializationError, TypeCheckError,
+        row::{ColumnIterator, DeserializeRow},
+    },
+    frame::response::result::ColumnSpec,
+    value::CqlTimestamp,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -57,4 +69,25 @@ pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
 pub(super) fn parse_id<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T> {
     text.parse()
         .map_err(|error| StoreError::Corrupt(format!("a stored id cannot be read: {error}")))
+}
+
+/// A row of a table whose columns are always written together: none where one of them is missing.
+pub(super) struct Whole<R>(pub(super) Option<R>);
+
+impl<'frame, 'metadata, R> DeserializeRow<'frame, 'metadata> for Whole<R>
+where
+    R: DeserializeRow<'frame, 'metadata>,
+{
+    fn type_check(columns: &[ColumnSpec]) -> Result<(), TypeCheckError> {
+        R::type_check(columns)
+    }
+
+    fn deserialize(row: ColumnIterator<'frame, 'metadata>) -> Result<Self, DeserializationError> {
+        for column in row.clone() {
+            if column?.slice.is_none() {
+                return Ok(Self(None));
+            }
+        }
+        R::deserialize(row).map(|row| Self(Some(row)))
+    }
 }
