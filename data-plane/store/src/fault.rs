@@ -382,7 +382,7 @@ pass_on!(Log {
     Writers: fn writers() -> Result<Vec<WriterRow>>;
     Read: fn read(partition: PartitionId, writer: WriterId, after: Seq, through: Seq, max_bytes: usize) -> Result<Vec<Batch>>;
     Batch: fn batch(partition: PartitionId, writer: WriterId, seq: Seq) -> Result<Option<Batch>>;
-    NextSeq: fn next_seq(partition: PartitionId, writer: WriterId, after: Seq) -> Result<Option<Seq>>;
+    NextSeq: fn next_seq(partition: PartitionId, writer: WriterId, after: Seq, through: Seq) -> Result<Option<Seq>>;
     Tail: fn tail(partition: PartitionId, writer: WriterId, after: Seq) -> Result<Seq>;
     BatchesBefore: fn batches_before(partition: PartitionId, before: Option<(Timestamp, WriterId, Seq)>, limit: usize) -> Result<Vec<Batch>>;
     BatchesAfter: fn batches_after(partition: PartitionId, after: (Timestamp, WriterId, Seq), limit: usize) -> Result<Vec<Batch>>;

@@ -38,6 +38,8 @@ pub const HINTED_WRITERS_MAX: usize = 4096;
 pub const SILENT_PROBE_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// A missing batch below a head is recorded as a gap after so long.
 pub const GAP_AFTER: Duration = Duration::from_secs(600);
+/// Batches that one look over a gap passes: 256 CQL partitions. A longer gap is passed in parts.
+pub const GAP_LOOK_MAX: u64 = 128 * 1024;
 /// Batch bytes that one read returns at most.
 pub const READ_BYTES_MAX: usize = 1024 * 1024;
 /// Changes in one row of the configuration log.

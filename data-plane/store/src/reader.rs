@@ -8,7 +8,7 @@
 //! Rules: a hinted or published head may be read up to. A hint that the store does not bear out is forgotten: only what
 //! the writer's row (or its tail) says can be missing. A missing batch at or below such a head stops that
 //! writer and is looked for again; after [`limits::GAP_AFTER`] it is reported as one [`Item::Gap`] up to the next
-//! batch that exists. (On an exclusive store a missing beginning is retention's work, and reported at once: what was
+//! batch that exists (as several, if that is very far). (On an exclusive store a missing beginning is retention's work, and reported at once: what was
 //! acknowledged there is seen at once.) A writer whose beat stands still for [`limits::WRITER_SILENT_AFTER`], on this reader's own
 //! monotonic clock, is read past its head to the end of its gap-free tail. A closed writer ends where it says.
 //!
@@ -337,12 +337,13 @@ impl PartitionReader {
             (track.missing_since, track.retry_at) = (Some(since), now + GAP_RETRY);
             return Ok(Vec::new());
         }
-        let next = self
-            .store
-            .next_seq(self.partition, writer, track.position)
-            .await?;
-        let before_next = next.map_or(track.through, |next| Seq::new(next.as_u64() - 1));
-        let through = before_next.min(track.confirmed);
+        let through = end_of_gap(
+            &self.store,
+            self.partition,
+            writer,
+            (track.position, track.confirmed),
+        )
+        .await?;
         if through <= track.position {
             // It came in between.
             return Ok(Vec::new());
@@ -357,6 +358,14 @@ impl PartitionReader {
             metrics::counter!("qrelay_log_gaps_total").increment(1);
         }
         self.move_to(writer, through);
+        if through < track.confirmed && through.as_u64() - track.position.as_u64() == limits::GAP_LOOK_MAX {
+            // It may go on, and was waited for.
+            let track = self
+                .tracks
+                .get_mut(&writer)
+                .expect("invariant: only `learn` forgets tracks");
+            track.missing_since = Some(since);
+        }
         Ok(vec![Item::Gap {
             writer,
             from,
@@ -380,8 +389,10 @@ impl PartitionReader {
         if !self.store.exclusive() {
             return Ok(false);
         }
-        let first = self.store.next_seq(self.partition, writer, Seq::ZERO).await?;
-        Ok(first.is_none_or(|first| first > position.next()))
+        let before = self
+            .store
+            .next_seq(self.partition, writer, Seq::ZERO, position.next());
+        Ok(before.await?.is_none())
     }
 
     fn move_to(&mut self, writer: WriterId, seq: Seq) {
@@ -411,6 +422,23 @@ impl PartitionReader {
             () = sleep_until(due) => {}
         }
     }
+}
+
+/// Where the gap behind `after` ends, and `through` at the latest: its last missing batch. One look goes as far as
+/// [`limits::GAP_LOOK_MAX`]; behind that the gap may go on. `after` itself where there is none.
+///
+/// # Errors
+/// When the store fails.
+pub async fn end_of_gap(
+    store: &SharedStore,
+    partition: PartitionId,
+    writer: WriterId,
+    (after, through): (Seq, Seq),
+) -> Result<Seq> {
+    let looked = after.as_u64().saturating_add(limits::GAP_LOOK_MAX);
+    let looked = Seq::new(looked.min(through.as_u64()));
+    let next = store.next_seq(partition, writer, after, looked).await?;
+    Ok(next.map_or(looked, |next| Seq::new(next.as_u64() - 1)))
 }
 
 /// Closes the writers of processes that are known to be dead, each at the end of its gap-free tail: only for a

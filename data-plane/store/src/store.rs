@@ -164,8 +164,15 @@ pub trait Log: Send + Sync {
     /// One batch.
     async fn batch(&self, partition: PartitionId, writer: WriterId, seq: Seq) -> Result<Option<Batch>>;
 
-    /// The lowest stored batch number of a writer above `after`, gaps or not.
-    async fn next_seq(&self, partition: PartitionId, writer: WriterId, after: Seq) -> Result<Option<Seq>>;
+    /// The lowest stored batch number of a writer with `after < seq <= through`, gaps or not. On a shared store
+    /// the work grows with the distance: callers go by [`crate::limits::GAP_LOOK_MAX`] at most there.
+    async fn next_seq(
+        &self,
+        partition: PartitionId,
+        writer: WriterId,
+        after: Seq,
+        through: Seq,
+    ) -> Result<Option<Seq>>;
 
     /// The highest batch number with it and all above `after` stored: the end of the gap-free tail. `after`
     /// itself when nothing follows. What it walks over is in the order of time when this returns.

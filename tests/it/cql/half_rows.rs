@@ -43,7 +43,7 @@ async fn a_batch_without_its_body_is_not_there_until_it_is_whole() {
     assert_eq!(store.batch(P, writer, Seq::new(2)).await.unwrap(), None);
     let tail = store.tail(P, writer, Seq::ZERO).await.unwrap();
     assert_eq!(tail, Seq::new(1), "a tail must end where reading does");
-    let next = store.next_seq(P, writer, Seq::new(1)).await.unwrap();
+    let next = store.next_seq(P, writer, Seq::new(1), END).await.unwrap();
     assert_eq!(next, Some(Seq::new(3)));
 
     // Another process, which has to look at what is there.

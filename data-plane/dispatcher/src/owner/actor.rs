@@ -14,6 +14,7 @@ use qrelay_store::{
     id::{CommandId, ConfigSeq, EndpointId, EventAddress, PartitionId, ReplayId, Seq},
     limits,
     model::{Endpoint, Tenant},
+    reader::end_of_gap,
     store::{AttemptRow, Cas, Command, Result, StoreError},
 };
 use tokio::{
@@ -717,9 +718,8 @@ async fn read_own(
         .read(stream.partition, stream.writer, after, through, bytes_max)
         .await?;
     if batches.is_empty() {
-        let next = store.next_seq(stream.partition, stream.writer, after).await?;
-        let before = next.map_or(through, |next| Seq::new(next.as_u64() - 1).min(through));
-        return Ok(OwnRead::Gone(after.next(), before));
+        let gone = end_of_gap(store, stream.partition, stream.writer, (after, through)).await?;
+        return Ok(OwnRead::Gone(after.next(), gone));
     }
     let seen = batches.iter().map(|batch| see(batch, PartitionId::TEST));
     let seen: Vec<_> = seen.collect();

@@ -202,7 +202,7 @@ impl Log for FakeStore {
         unimplemented!()
     }
 
-    async fn next_seq(&self, _: PartitionId, _: WriterId, _: Seq) -> Result<Option<Seq>> {
+    async fn next_seq(&self, _: PartitionId, _: WriterId, _: Seq, _: Seq) -> Result<Option<Seq>> {
         unimplemented!()
     }
 

@@ -104,10 +104,25 @@ pub async fn reading_stops_before_a_missing_batch(store: &SharedStore) {
         seqs(&store.read(P, writer, Seq::ZERO, END, ALL).await.unwrap()),
         [1, 2, 3, 4]
     );
-    let next = |after| store.next_seq(P, writer, Seq::new(after));
-    assert_eq!(next(0).await.unwrap(), Some(Seq::new(1)));
-    assert_eq!(next(4).await.unwrap(), Some(Seq::new(7)));
-    assert_eq!(next(7).await.unwrap(), None);
+    let next = |after, through| store.next_seq(P, writer, Seq::new(after), Seq::new(through));
+    for (after, through, found) in [
+        (0, 9, Some(1)),
+        (0, 1, Some(1)),
+        (4, 9, Some(7)),
+        (4, 7, Some(7)),
+        (4, 6, None),
+        (7, 9, None),
+        (4, 4, None),
+    ] {
+        let next = next(after, through).await.unwrap();
+        assert_eq!(next, found.map(Seq::new), "above {after} through {through}");
+    }
+    // Over several of a backend's segments.
+    append(store, writer, &[3000]).await;
+    for (through, found) in [(2999, None), (3000, Some(3000)), (9000, Some(3000))] {
+        let next = next(7, through).await.unwrap();
+        assert_eq!(next, found.map(Seq::new), "through {through}");
+    }
 }
 
 pub async fn a_read_is_bounded_in_bytes_but_brings_at_least_one_batch(store: &SharedStore) {

@@ -217,6 +217,22 @@ async fn after_ten_minutes_all_missing_batches_are_one_gap() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_very_long_gap_is_passed_in_parts_that_are_waited_for_once() {
+    let bench = Bench::start().await;
+    let writer = registered(&bench.store).await;
+    let (part, last) = (limits::GAP_LOOK_MAX, 2 * limits::GAP_LOOK_MAX + 5);
+    bench.append(writer, &[last]).await;
+    bench.head(writer, last).await;
+    bench.faults.set_exclusive(false);
+    let mut reader = bench.reader();
+    assert_eq!(turn(&mut reader).await, of(writer, &[]));
+    sleep(limits::GAP_AFTER + Duration::from_secs(1)).await;
+    let parts = [(1, part), (part + 1, 2 * part), (2 * part + 1, last - 1)];
+    let parts = parts.map(|(from, through)| (writer, from, through));
+    assert_eq!(turn(&mut reader).await, (vec![(writer, last)], parts.to_vec()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wrong_hint_makes_no_gap_and_loses_nothing() {
     let bench = Bench::start().await;
     let (writer, nobody) = (registered(&bench.store).await, WriterId::from_u64(7));

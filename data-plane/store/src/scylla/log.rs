@@ -35,8 +35,8 @@ use crate::{
 
 /// Batches in one CQL partition: 32 MiB of the largest.
 const SEGMENT: u64 = 512;
-/// Segments that are looked through behind the last known batch for one that is stored.
-const SEGMENTS_AHEAD: u64 = 2;
+/// Segments looked through at once, for the next batch behind a gap.
+const SEGMENTS_AT_ONCE: usize = 8;
 /// Bodies fetched at once, when batches are listed by time.
 const BODIES_AT_ONCE: usize = 16;
 /// Rows in a page of bodies: 4 MiB of the largest.
@@ -87,7 +87,7 @@ impl Statements {
                 .await?,
             read: in_segment(cql, STORED, "AND seq > ? AND seq <= ?", BODIES_PER_PAGE).await?,
             one: in_segment(cql, STORED, "AND seq = ?", 1).await?,
-            first: in_segment(cql, PRESENT, "AND seq > ? ORDER BY seq ASC", 1).await?,
+            first: in_segment(cql, PRESENT, "AND seq > ? AND seq <= ? ORDER BY seq ASC", 1).await?,
             last: in_segment(cql, PRESENT, "ORDER BY seq DESC", 1).await?,
             times: in_segment(cql, PRESENT, "AND seq > ?", BODIES_PER_PAGE).await?,
             hours_before: cql
@@ -309,13 +309,26 @@ impl Log for ScyllaStore {
             .transpose()
     }
 
-    async fn next_seq(&self, partition: PartitionId, writer: WriterId, after: Seq) -> Result<Option<Seq>> {
-        let from = segment(after.next());
-        // A gap may reach over segments, but not beyond what the writer said that it has written.
-        let known = self.known_head(partition, writer).await?.max(after);
-        for of in from..=segment(known) + SEGMENTS_AHEAD {
-            let values = (key(partition), int(writer.as_u64()), int(of), int(after.as_u64()));
-            let found = self.first_present(&self.log.first, values).await?;
+    async fn next_seq(
+        &self,
+        partition: PartitionId,
+        writer: WriterId,
+        after: Seq,
+        through: Seq,
+    ) -> Result<Option<Seq>> {
+        let mut looks = stream::iter(segment(after.next())..=segment(through))
+            .map(|of| {
+                let values = (
+                    key(partition),
+                    int(writer.as_u64()),
+                    int(of),
+                    int(after.as_u64()),
+                    int(through.as_u64()),
+                );
+                self.first_present(&self.log.first, values)
+            })
+            .buffered(SEGMENTS_AT_ONCE);
+        while let Some(found) = looks.try_next().await? {
             if found.is_some() {
                 return Ok(found);
             }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    id::{PartitionId, Seq, WriterId},
+    id::WriterId,
     store::{Heads, Result, StoreError, WriterRow},
 };
 
@@ -171,23 +171,10 @@ impl ScyllaStore {
         Ok(all)
     }
 
-    /// The highest batch that a writer is known to have written in a partition.
-    pub(super) async fn known_head(&self, partition: PartitionId, writer: WriterId) -> Result<Seq> {
-        let Some(row) = self.find_writer(writer).await? else {
-            return Ok(Seq::ZERO);
-        };
-        let of = |heads: &Heads| heads.get(&partition).copied().unwrap_or_default();
-        Ok(of(&row.heads).max(row.closed.as_ref().map_or(Seq::ZERO, of)))
-    }
-
     async fn writer(&self, writer: WriterId) -> Result<WriterRow> {
-        let found = self.find_writer(writer).await?;
-        found.ok_or_else(|| StoreError::Corrupt(format!("writer {writer} is not registered")))
-    }
-
-    async fn find_writer(&self, writer: WriterId) -> Result<Option<WriterRow>> {
         let values = (bucket(writer), int(writer.as_u64()));
         let row: Option<Stored> = self.cql.row(&self.writers.one, values).await?;
-        row.map_or(Ok(None), to_row)
+        let found = row.map_or(Ok(None), to_row)?;
+        found.ok_or_else(|| StoreError::Corrupt(format!("writer {writer} is not registered")))
     }
 }

@@ -93,15 +93,24 @@ impl Log for SqliteStore {
             .await
     }
 
-    async fn next_seq(&self, partition: PartitionId, writer: WriterId, after: Seq) -> Result<Option<Seq>> {
+    async fn next_seq(
+        &self,
+        partition: PartitionId,
+        writer: WriterId,
+        after: Seq,
+        through: Seq,
+    ) -> Result<Option<Seq>> {
         self.log_reads
             .read(move |connection| {
+                let (partition, writer, after) = key(partition, writer, after);
                 let next = connection
                     .prepare_cached(
-                        "SELECT seq FROM log WHERE partition = ?1 AND writer = ?2 AND seq > ?3
+                        "SELECT seq FROM log WHERE partition = ?1 AND writer = ?2 AND seq > ?3 AND seq <= ?4
                          ORDER BY seq LIMIT 1",
                     )?
-                    .query_row(key(partition, writer, after), |row| seq_at(row, 0));
+                    .query_row(params![partition, writer, after, int(through.as_u64())], |row| {
+                        seq_at(row, 0)
+                    });
                 Ok(next.optional()?)
             })
             .await

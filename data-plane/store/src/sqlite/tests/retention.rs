@@ -74,7 +74,11 @@ async fn batches_leave_with_age_and_a_writer_after_its_last() {
     bench.clock.advance(KEEP);
     assert_eq!(bench.pass().await, 2, "what is exactly as old as it may be stays");
     assert_eq!(
-        bench.store.next_seq(P, closed, Seq::ZERO).await.unwrap(),
+        bench
+            .store
+            .next_seq(P, closed, Seq::ZERO, Seq::new(9))
+            .await
+            .unwrap(),
         Some(Seq::new(2))
     );
     assert_eq!(bench.store.writers().await.unwrap().len(), 2);
