@@ -6,6 +6,7 @@ mod cluster;
 mod code_lists;
 mod config_log;
 mod crashes;
+mod finished_commands;
 mod half_rows;
 mod open;
 mod races;

@@ -1,8 +1,13 @@
 //! Commands to partition owners.
 //!
-//! A partition's commands are one CQL partition, with a number that every change raises: a change reads the number, then
-//! what it needs, and is made if the number still stands. So limits are exact and the first result wins, whoever changes
-//! what at the same time. Within a process changes take turns, so that they do not lose to each other.
+//! A partition's commands are one CQL partition. One row of it, its list, says which of them wait, and has a number that
+//! every change raises: a change reads the list, and is made if its number still stands, and the command is as it was.
+//! So limits are exact and the first result wins, whoever changes what at the same time. Within a process changes take
+//! turns, so that they do not lose to each other.
+//!
+//! Nothing is deleted: owners look for what waits each second, and would read past every deletion.
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use scylla::{
@@ -15,28 +20,31 @@ use scylla::{
 
 use super::{
     OpenError, ScyllaStore,
-    rows::{count, document, parse, parse_id, partition as key, time, to_time},
+    rows::{Whole, count, document, parse, parse_id, partition as key, time, to_time},
     session::Cql,
 };
 use crate::{
+    clock::Timestamp,
     id::{CommandId, PartitionId},
     limits,
     store::{Command, CommandResult, Commands, Result, StoreError},
 };
 
-const WAITING: i8 = 0;
-const FINISHED: i8 = 1;
+/// Under which id the list stands. No command has it.
+const LIST: &str = "list";
+/// Commands fetched with one statement: `ScyllaDB` takes 100 values of a key by default.
+const FETCHED_AT_ONCE: usize = 64;
+/// A command leaves the list so long after it left by its time to live: clocks may differ by as much.
+const LISTED_LONGER: Duration = Duration::from_secs(3600);
 /// Changes of other processes that may come in between before a caller is told to come back.
 const TURNS_LOST_MAX: u32 = 20;
 
 pub(super) struct Statements {
-    change: PreparedStatement,
-    waiting_ids: PreparedStatement,
-    waiting: PreparedStatement,
-    one: PreparedStatement,
-    /// `raise` and `put`.
+    list: PreparedStatement,
+    some: PreparedStatement,
+    /// A new list, and a new command.
     put: Batch,
-    /// `raise`, `remove` and `put`.
+    /// A new list, and a command's result.
     finish: Batch,
 }
 
@@ -48,30 +56,34 @@ impl std::fmt::Debug for Statements {
 
 impl Statements {
     pub(super) async fn prepare(cql: &Cql) -> Result<Self, OpenError> {
-        let raise = cql
-            .prepare_conditional("UPDATE command SET change = ? WHERE partition = ? IF change = ?")
-            .await?;
-        let put = cql
-            .prepare(
-                "INSERT INTO command (partition, finished, id, created_at, kind, result) VALUES (?, ?, ?, ?, ?, ?) \
-                 USING TTL ?",
+        let list = cql
+            .prepare_conditional(
+                "UPDATE command SET change = ?, waiting = ? WHERE partition = ? AND id = ? IF change = ?",
             )
             .await?;
-        let remove = cql
-            .prepare("DELETE FROM command WHERE partition = ? AND finished = ? AND id = ?")
+        let put = cql
+            .prepare_conditional(
+                "INSERT INTO command (partition, id, created_at, kind, result) VALUES (?, ?, ?, ?, ?) \
+                 IF NOT EXISTS USING TTL ?",
+            )
             .await?;
-        let select = "SELECT id, created_at, kind, result FROM command WHERE partition = ? AND finished";
+        let finish = cql
+            .prepare_conditional(
+                "UPDATE command USING TTL ? SET created_at = ?, kind = ?, result = ? \
+                 WHERE partition = ? AND id = ? IF result = ?",
+            )
+            .await?;
+        let mut some = cql
+            .prepare("SELECT id, created_at, kind, result FROM command WHERE partition = ? AND id IN ?")
+            .await?;
+        some.set_page_size(count(FETCHED_AT_ONCE));
         Ok(Self {
-            change: cql
-                .prepare("SELECT change FROM command WHERE partition = ? LIMIT 1")
+            list: cql
+                .prepare("SELECT change, waiting FROM command WHERE partition = ? AND id = ?")
                 .await?,
-            waiting_ids: cql
-                .prepare("SELECT id FROM command WHERE partition = ? AND finished = ? LIMIT ?")
-                .await?,
-            waiting: cql.prepare(&format!("{select} = ?")).await?,
-            one: cql.prepare(&format!("{select} IN (?, ?) AND id = ?")).await?,
-            put: batch(&[&raise, &put]),
-            finish: batch(&[&raise, &remove, &put]),
+            some,
+            put: batch(&[&list, &put]),
+            finish: batch(&[&list, &finish]),
         })
     }
 }
@@ -101,6 +113,26 @@ fn to_command(partition: PartitionId, (id, created_at, kind, result): Stored) ->
     })
 }
 
+/// Which commands of a partition wait, and since when. Some may have left by their time to live.
+#[derive(Default)]
+struct List {
+    /// The number of its last change. None before the first.
+    change: Option<i64>,
+    waiting: Vec<(CommandId, Timestamp)>,
+}
+
+impl List {
+    /// The values that replace it, if it still stands.
+    fn replaced(
+        &self,
+        partition: PartitionId,
+        waiting: &[(CommandId, Timestamp)],
+    ) -> Result<(i64, String, i16, &'static str, Option<i64>)> {
+        let change = self.change.unwrap_or(0) + 1;
+        Ok((change, document(&waiting)?, key(partition), LIST, self.change))
+    }
+}
+
 #[async_trait]
 impl Commands for ScyllaStore {
     async fn put_command(&self, command: &Command) -> Result<bool> {
@@ -108,19 +140,26 @@ impl Commands for ScyllaStore {
         let turn = self.command_turn.lock().await;
         let mut lost = 0;
         let put = loop {
-            let change = self.command_change(partition).await?;
+            let list = self.command_list(partition).await?;
             if self.command(partition, command.id).await?.is_some() {
                 break true;
             }
-            let limit = count(limits::COMMANDS_PENDING_MAX);
-            let waiting: Vec<(String,)> = self
-                .cql
-                .rows(&self.commands.waiting_ids, (key(partition), WAITING, limit))
-                .await?;
-            if count(waiting.len()) == limit {
+            let left = command.created_at.before(limits::COMMANDS_KEPT + LISTED_LONGER);
+            let mut waiting = list.waiting.clone();
+            waiting.retain(|(_, since)| *since >= left);
+            if u64::try_from(waiting.len()).unwrap_or(u64::MAX) >= limits::COMMANDS_PENDING_MAX {
                 break false;
             }
-            let values = (raise(partition, change), row(command, WAITING)?);
+            waiting.push((command.id, command.created_at));
+            let put = (
+                key(partition),
+                command.id.to_string(),
+                time(command.created_at),
+                document(&command.kind)?,
+                "",
+                count(limits::COMMANDS_KEPT.as_secs()),
+            );
+            let values = (list.replaced(partition, &waiting)?, put);
             if self.cql.decide_batch(&self.commands.put, values).await?.applied {
                 break true;
             }
@@ -132,14 +171,18 @@ impl Commands for ScyllaStore {
     }
 
     async fn pending_commands(&self, partition: PartitionId, limit: usize) -> Result<Vec<Command>> {
-        let rows: Vec<Stored> = self
-            .cql
-            .rows(&self.commands.waiting, (key(partition), WAITING))
-            .await?;
-        let mut all = rows
-            .into_iter()
-            .map(|row| to_command(partition, row))
-            .collect::<Result<Vec<_>>>()?;
+        let mut waiting = self.command_list(partition).await?.waiting;
+        waiting.sort_unstable_by_key(|(id, since)| (*since, *id));
+        let ids: Vec<CommandId> = waiting.into_iter().map(|(id, _)| id).collect();
+        let mut all = Vec::new();
+        for some in ids.chunks(FETCHED_AT_ONCE) {
+            // One that is finished by now does not wait.
+            let found = self.some_commands(partition, some).await?;
+            all.extend(found.into_iter().filter(|command| command.result.is_none()));
+            if all.len() >= limit {
+                break;
+            }
+        }
         all.sort_unstable_by_key(|command| (command.created_at, command.id));
         all.truncate(limit);
         Ok(all)
@@ -154,19 +197,25 @@ impl Commands for ScyllaStore {
         let turn = self.command_turn.lock().await;
         let mut lost = 0;
         loop {
-            let change = self.command_change(partition).await?;
-            let Some(mut command) = self.command(partition, id).await? else {
+            let list = self.command_list(partition).await?;
+            let Some(command) = self.command(partition, id).await? else {
                 break;
             };
             if command.result.is_some() {
                 break;
             }
-            command.result = Some(result.clone());
-            let values = (
-                raise(partition, change),
-                (key(partition), WAITING, id.to_string()),
-                row(&command, FINISHED)?,
+            let mut waiting = list.waiting.clone();
+            waiting.retain(|(waits, _)| *waits != id);
+            let finish = (
+                count(limits::COMMANDS_KEPT.as_secs()),
+                time(command.created_at),
+                document(&command.kind)?,
+                document(result)?,
+                key(partition),
+                id.to_string(),
+                "",
             );
+            let values = (list.replaced(partition, &waiting)?, finish);
             if self
                 .cql
                 .decide_batch(&self.commands.finish, values)
@@ -183,37 +232,30 @@ impl Commands for ScyllaStore {
     }
 
     async fn command(&self, partition: PartitionId, id: CommandId) -> Result<Option<Command>> {
-        let values = (key(partition), WAITING, FINISHED, id.to_string());
-        let row: Option<Stored> = self.cql.row(&self.commands.one, values).await?;
-        row.map(|row| to_command(partition, row)).transpose()
+        Ok(self.some_commands(partition, &[id]).await?.pop())
     }
 }
 
 impl ScyllaStore {
-    /// The number of a partition's last change. None before the first.
-    async fn command_change(&self, partition: PartitionId) -> Result<Option<i64>> {
-        let row: Option<(Option<i64>,)> = self.cql.row(&self.commands.change, (key(partition),)).await?;
-        Ok(row.and_then(|(change,)| change))
+    async fn command_list(&self, partition: PartitionId) -> Result<List> {
+        let values = (key(partition), LIST);
+        let row: Option<(Option<i64>, Option<String>)> = self.cql.row(&self.commands.list, values).await?;
+        let Some((change, waiting)) = row else {
+            return Ok(List::default());
+        };
+        Ok(List {
+            change,
+            waiting: waiting.as_deref().map(parse).transpose()?.unwrap_or_default(),
+        })
     }
-}
 
-/// The values of the statement that raises the number of changes.
-fn raise(partition: PartitionId, change: Option<i64>) -> (i64, i16, Option<i64>) {
-    (change.unwrap_or(0) + 1, key(partition), change)
-}
-
-/// The values of the statement that puts a command down.
-fn row(command: &Command, finished: i8) -> Result<(i16, i8, String, CqlTimestamp, String, String, i32)> {
-    let result = command.result.as_ref().map(document).transpose()?;
-    Ok((
-        key(command.partition),
-        finished,
-        command.id.to_string(),
-        time(command.created_at),
-        document(&command.kind)?,
-        result.unwrap_or_default(),
-        count(limits::COMMANDS_KEPT.as_secs()),
-    ))
+    /// Those of some commands that are there.
+    async fn some_commands(&self, partition: PartitionId, ids: &[CommandId]) -> Result<Vec<Command>> {
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        let rows: Vec<Whole<Stored>> = self.cql.rows(&self.commands.some, (key(partition), ids)).await?;
+        let rows = rows.into_iter().filter_map(|Whole(row)| row);
+        rows.map(|row| to_command(partition, row)).collect()
+    }
 }
 
 /// Counts a change that another process made in between.
