@@ -85,21 +85,21 @@ async fn an_attempt_of_which_a_part_is_missing_is_not_there_until_it_is_whole() 
         .await
         .unwrap();
     let (session, table) = (session().await, format!("{}.attempts", cluster.keyspace.name));
-    let keys = format!("SELECT minute, first_at, event FROM {table}");
+    let keys = format!("SELECT minute, sub, first_at, event FROM {table}");
     let keys = session.query_unpaged(keys, ()).await.unwrap();
     let keys = keys.into_rows_result().unwrap();
-    let (minute, first_at, event_key) = keys
-        .rows::<(i32, CqlTimestamp, Vec<u8>)>()
+    let (minute, sub, first_at, event_key) = keys
+        .rows::<(i32, i8, CqlTimestamp, Vec<u8>)>()
         .unwrap()
         .map(Result::unwrap)
-        .find(|(_, first_at, _)| first_at.0 == half.first_at.as_millis())
+        .find(|(_, _, first_at, _)| first_at.0 == half.first_at.as_millis())
         .unwrap();
     let delete = format!(
         "DELETE detail, response_body FROM {table} \
-         WHERE endpoint = ? AND minute = ? AND first_at = ? AND event = ? AND number = 1"
+         WHERE endpoint = ? AND minute = ? AND sub = ? AND first_at = ? AND event = ? AND number = 1"
     );
     let delete = session.prepare(delete).await.unwrap();
-    let values = (endpoint.to_string(), minute, first_at, event_key);
+    let values = (endpoint.to_string(), minute, sub, first_at, event_key);
     session.execute_unpaged(&delete, values).await.unwrap();
 
     let listed = async || {

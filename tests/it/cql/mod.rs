@@ -8,6 +8,7 @@ mod config_log;
 mod crashes;
 mod finished_commands;
 mod half_rows;
+mod hot_endpoint;
 mod open;
 mod races;
 mod roles;

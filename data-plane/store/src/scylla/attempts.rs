@@ -1,12 +1,15 @@
 //! The attempt log.
 //!
-//! An attempt is three rows that are sent at once: itself, its place among its batch's deliveries, and the minute in which
-//! there are deliveries (unless this process noted that before). Each is a write of whole rows under keys that the
+//! A minute of an endpoint's deliveries lies in several CQL partitions ([`SUBS`]), by the events' addresses, so that the
+//! hottest endpoint's stay small; lists merge them again.
+//!
+//! An attempt is three rows that are sent at once: itself, its place among its batch's deliveries, and the CQL partition in
+//! which there are deliveries (unless this process noted that before). Each is a write of whole rows under keys that the
 //! attempt has, so repeating it is harmless, and of two truths about one attempt the later counts. They are not one
 //! transaction: of attempts whose call failed, any part may be there.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     ops::ControlFlow,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -14,7 +17,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream, try_join};
-use scylla::{SerializeRow, statement::prepared::PreparedStatement, value::CqlTimestamp};
+use scylla::{
+    SerializeRow, response::PagingState, statement::prepared::PreparedStatement, value::CqlTimestamp,
+};
 
 use super::{
     OpenError, ScyllaStore,
@@ -35,7 +40,11 @@ use crate::{
 const WRITES_AT_ONCE: usize = 32;
 /// Whole rows fetched at once, for a list.
 const READS_AT_ONCE: usize = 16;
-/// Minutes remembered: those of some thousand endpoints in use.
+/// CQL partitions of one endpoint's minute: at a thousand deliveries a second some 8,000 attempts each.
+const SUBS: u64 = 8;
+/// CQL partitions of the first and the last minute of a walk, in which there may be no delivery for it.
+const PARTS_SPARE: usize = 16;
+/// CQL partitions remembered: those of a thousand endpoints in use.
 const REMEMBERED_MAX: usize = 10_000;
 const MINUTE_MS: i64 = 60_000;
 
@@ -51,7 +60,7 @@ pub(super) struct Statements {
     record: PreparedStatement,
     record_minute: PreparedStatement,
     record_by_batch: PreparedStatement,
-    minutes: PreparedStatement,
+    parts: PreparedStatement,
     scan: PreparedStatement,
     one: PreparedStatement,
     of_delivery: PreparedStatement,
@@ -61,12 +70,14 @@ pub(super) struct Statements {
 impl Statements {
     pub(super) async fn prepare(cql: &Cql) -> Result<Self, OpenError> {
         let delivery = format!(
-            "SELECT {COLUMNS} FROM attempts WHERE endpoint = ? AND minute = ? AND first_at = ? AND event = ?"
+            "SELECT {COLUMNS} FROM attempts \
+             WHERE endpoint = ? AND minute = ? AND sub = ? AND first_at = ? AND event = ?"
         );
         let mut scan = cql
             .prepare(&format!(
                 "SELECT {} FROM attempts \
-                 WHERE endpoint = ? AND minute = ? AND (first_at, event) < (?, ?) AND (first_at) >= (?)",
+                 WHERE endpoint = ? AND minute = ? AND sub = ? \
+                 AND (first_at, event) < (?, ?) AND (first_at) >= (?)",
                 scanned()
             ))
             .await?;
@@ -74,12 +85,12 @@ impl Statements {
         Ok(Self {
             record: cql
                 .prepare(&format!(
-                    "INSERT INTO attempts (endpoint, minute, {COLUMNS}) \
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TTL ?"
+                    "INSERT INTO attempts (endpoint, minute, sub, {COLUMNS}) \
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TTL ?"
                 ))
                 .await?,
             record_minute: cql
-                .prepare("INSERT INTO attempt_minute (endpoint, minute) VALUES (?, ?) USING TTL ?")
+                .prepare("INSERT INTO attempt_minute (endpoint, minute, sub) VALUES (?, ?, ?) USING TTL ?")
                 .await?,
             record_by_batch: cql
                 .prepare(
@@ -87,8 +98,11 @@ impl Statements {
                      VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TTL ?",
                 )
                 .await?,
-            minutes: cql
-                .prepare("SELECT minute FROM attempt_minute WHERE endpoint = ? AND minute >= ? AND minute <= ? LIMIT ?")
+            parts: cql
+                .prepare(
+                    "SELECT minute, sub FROM attempt_minute \
+                     WHERE endpoint = ? AND minute >= ? AND minute <= ? LIMIT ?",
+                )
                 .await?,
             scan,
             one: cql.prepare(&format!("{delivery} AND number = ?")).await?,
@@ -113,8 +127,17 @@ fn scanned() -> String {
     columns.join(", ")
 }
 
-/// Minutes noted as having deliveries.
-pub(super) type Memory = Mutex<HashSet<(EndpointId, i32)>>;
+/// A CQL partition of an endpoint's deliveries: minute and sub.
+type Part = (i32, i8);
+
+/// Those noted as having deliveries.
+pub(super) type Memory = Mutex<HashSet<(EndpointId, Part)>>;
+
+/// Where a delivery's attempts are.
+fn part(first_at: Timestamp, event: EventAddress) -> Part {
+    let sub = event.seq.as_u64().wrapping_add(event.index.into()) % SUBS;
+    (minute(first_at), i8::try_from(sub).unwrap_or(0))
+}
 
 fn minute(first_at: Timestamp) -> i32 {
     count(first_at.as_millis() / MINUTE_MS)
@@ -125,6 +148,7 @@ fn minute(first_at: Timestamp) -> i32 {
 struct Written<'a> {
     endpoint: String,
     minute: i32,
+    sub: i8,
     first_at: CqlTimestamp,
     event: Vec<u8>,
     number: i32,
@@ -239,13 +263,45 @@ type Scanned = (
     i64,
 );
 
+/// Where a walk goes: from strictly before a place back to a time.
+struct Walk {
+    endpoint: String,
+    before: (CqlTimestamp, Vec<u8>),
+    start: CqlTimestamp,
+}
+
+/// The rows of one CQL partition that a walk comes by, newest first, a page at a time.
+struct Rows {
+    part: Part,
+    page: VecDeque<Row>,
+    /// Where the next page begins.
+    next: Option<PagingState>,
+}
+
+/// A row on the walk: first what it is ordered by.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Row {
+    at: DeliveryPosition,
+    number: i32,
+    state: String,
+    event_type: String,
+    code: String,
+}
+
+fn to_row((first_at, event, number, state, event_type, code, ..): Scanned) -> Result<Row> {
+    Ok(Row {
+        at: (to_time(first_at), address(event)?),
+        number,
+        state,
+        event_type,
+        code,
+    })
+}
+
 impl Scan<'_> {
     /// Takes the next row: of a delivery the last attempt comes first. Breaks when enough was seen.
-    fn take(
-        &mut self,
-        (first_at, event, number, state, event_type, code, ..): Scanned,
-    ) -> Result<ControlFlow<()>> {
-        let at = (to_time(first_at), address(event)?);
+    fn take(&mut self, row: &Row) -> Result<ControlFlow<()>> {
+        let (at, number) = (row.at, row.number);
         let counts = u32::from(number > 0);
         if let Some(last) = self.found.last_mut()
             && last.at == at
@@ -257,8 +313,9 @@ impl Scan<'_> {
             self.more = true;
             return Ok(ControlFlow::Break(()));
         }
-        let code = about(&code)?;
-        let passes = self.filter.covers(status(&state)?, parse_id(&event_type)?, code);
+        let passes = self
+            .filter
+            .covers(status(&row.state)?, parse_id(&row.event_type)?, about(&row.code)?);
         self.passed += usize::from(passes);
         self.found.push(Found {
             at,
@@ -323,9 +380,11 @@ impl Attempts for ScyllaStore {
         first_at: Timestamp,
         event: EventAddress,
     ) -> Result<Vec<AttemptRow>> {
+        let (minute, sub) = part(first_at, event);
         let values = (
             endpoint.to_string(),
-            minute(first_at),
+            minute,
+            sub,
             time(first_at),
             event.sort_key().to_vec(),
         );
@@ -370,7 +429,7 @@ impl Attempts for ScyllaStore {
 impl ScyllaStore {
     async fn record(&self, row: AttemptRow) -> Result<()> {
         let endpoint = row.endpoint.to_string();
-        let minute = minute(row.first_at);
+        let (minute, sub) = part(row.first_at, row.event);
         let by_batch = (
             &endpoint,
             key(row.event.partition),
@@ -385,6 +444,7 @@ impl ScyllaStore {
         let written = Written {
             endpoint: endpoint.clone(),
             minute,
+            sub,
             first_at: time(row.first_at),
             event: row.event.sort_key().to_vec(),
             number: count(row.number),
@@ -403,11 +463,11 @@ impl ScyllaStore {
             ttl: self.ttl,
         };
         let note = async {
-            let noted = (row.endpoint, minute);
+            let noted = (row.endpoint, (minute, sub));
             if self.attempt_memory().contains(&noted) {
                 return Ok(());
             }
-            let values = (&endpoint, minute, self.ttl.saturating_add(120));
+            let values = (&endpoint, minute, sub, self.ttl.saturating_add(120));
             self.cql.execute(&self.attempts.record_minute, values).await?;
             let mut memory = self.attempt_memory();
             if memory.len() >= REMEMBERED_MAX {
@@ -424,7 +484,7 @@ impl ScyllaStore {
         Ok(())
     }
 
-    fn attempt_memory(&self) -> MutexGuard<'_, HashSet<(EndpointId, i32)>> {
+    fn attempt_memory(&self) -> MutexGuard<'_, HashSet<(EndpointId, Part)>> {
         self.attempt_memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -451,41 +511,83 @@ impl ScyllaStore {
             passed: 0,
             more: false,
         };
-        // There is a delivery at least in each minute, but for the first.
-        let minutes_max = limits::DELIVERIES_SCANNED_MAX + 2;
-        let values = (&endpoint, minute(start), minute(at), count(minutes_max));
-        let minutes: Vec<(i32,)> = self.cql.rows(&self.attempts.minutes, values).await?;
-        scan.more = minutes.len() == minutes_max;
-        for (minute,) in minutes {
-            let mut damage = None;
-            let values = (&endpoint, minute, time(at), &event, time(start));
-            let enough = self
-                .cql
-                .rows_while(&self.attempts.scan, values, |Whole(row)| {
-                    match row.map_or(Ok(ControlFlow::Continue(())), |row| scan.take(row)) {
-                        Ok(flow) => flow,
-                        Err(error) => {
-                            damage = Some(error);
-                            ControlFlow::Break(())
-                        }
-                    }
-                })
-                .await?;
-            if let Some(error) = damage {
-                return Err(error);
-            }
-            if enough {
+        // There is a delivery at least in each, but for those of the first minute.
+        let parts_max = limits::DELIVERIES_SCANNED_MAX + 2 + PARTS_SPARE;
+        let values = (&endpoint, minute(start), minute(at), count(parts_max));
+        let mut parts: Vec<Part> = self.cql.rows(&self.attempts.parts, values).await?;
+        if parts.len() == parts_max {
+            scan.more = true;
+            // The last minute may have others.
+            let last = parts.last().map(|(minute, _)| *minute);
+            parts.retain(|(minute, _)| Some(*minute) != last);
+        }
+        let from = Walk {
+            endpoint,
+            before: (time(at), event),
+            start: time(start),
+        };
+        for parts in parts.chunk_by(|(one, _), (other, _)| one == other) {
+            if self.scan_minute(&mut scan, &from, parts).await? {
                 break;
             }
         }
         Ok(scan)
     }
 
+    /// Walks back through a minute's CQL partitions, as if they were one. True when enough was seen.
+    async fn scan_minute(&self, scan: &mut Scan<'_>, walk: &Walk, parts: &[Part]) -> Result<bool> {
+        let mut parts: Vec<Rows> = stream::iter(parts.to_vec())
+            .map(|part| self.rows_of(walk, part))
+            .buffered(READS_AT_ONCE)
+            .try_collect()
+            .await?;
+        loop {
+            let newest = parts
+                .iter_mut()
+                .max_by(|one, other| one.page.front().cmp(&other.page.front()));
+            let Some((newest, row)) = newest.and_then(|part| part.page.pop_front().map(|row| (part, row)))
+            else {
+                return Ok(false);
+            };
+            if scan.take(&row)?.is_break() {
+                return Ok(true);
+            }
+            self.refill(walk, newest).await?;
+        }
+    }
+
+    async fn rows_of(&self, walk: &Walk, part: Part) -> Result<Rows> {
+        let mut rows = Rows {
+            part,
+            page: VecDeque::new(),
+            next: Some(PagingState::start()),
+        };
+        self.refill(walk, &mut rows).await?;
+        Ok(rows)
+    }
+
+    /// Reads on where no row is left, as long as there may be one.
+    async fn refill(&self, walk: &Walk, rows: &mut Rows) -> Result<()> {
+        while rows.page.is_empty()
+            && let Some(position) = rows.next.take()
+        {
+            let ((minute, sub), (at, event)) = (rows.part, &walk.before);
+            let values = (&walk.endpoint, minute, sub, at, event, walk.start);
+            let (page, next) = self.cql.page(&self.attempts.scan, &values, position).await?;
+            let page = page.into_iter().filter_map(|Whole(row)| row);
+            rows.page = page.map(to_row).collect::<Result<_>>()?;
+            rows.next = next;
+        }
+        Ok(())
+    }
+
     async fn summary(&self, endpoint: EndpointId, found: Found) -> Result<DeliverySummary> {
         let (first_at, event) = found.at;
+        let (minute, sub) = part(first_at, event);
         let values = (
             endpoint.to_string(),
-            minute(first_at),
+            minute,
+            sub,
             time(first_at),
             event.sort_key().to_vec(),
             found.number,

@@ -207,29 +207,44 @@ impl Cql {
     where
         R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata>,
     {
-        let (mut tries, mut position) = (Tries::default(), PagingState::start());
+        let mut position = PagingState::start();
         loop {
-            let page = self
-                .session
-                .execute_single_page(statement, &values, position.clone())
-                .await;
-            let (page, next) = match page {
-                Ok(page) => page,
-                Err(error) => {
-                    tries.after(failed(error)).await?;
-                    continue;
-                }
-            };
-            for row in rows_of(page)? {
+            let (rows, next) = self.page(statement, &values, position).await?;
+            for row in rows {
                 if each(row).is_break() {
                     return Ok(true);
                 }
             }
-            match next.into_paging_control_flow() {
-                ControlFlow::Break(()) => return Ok(false),
-                ControlFlow::Continue(next) => position = next,
+            match next {
+                None => return Ok(false),
+                Some(next) => position = next,
             }
-            tries = Tries::default();
+        }
+    }
+
+    /// A page of a read, perhaps an empty one, and where the next one begins, if there may be one.
+    pub(super) async fn page<R>(
+        &self,
+        statement: &PreparedStatement,
+        values: &impl SerializeRow,
+        position: PagingState,
+    ) -> Result<(Vec<R>, Option<PagingState>)>
+    where
+        R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata>,
+    {
+        let mut tries = Tries::default();
+        loop {
+            let page = self
+                .session
+                .execute_single_page(statement, values, position.clone())
+                .await;
+            match page {
+                Ok((page, next)) => {
+                    let next = next.into_paging_control_flow();
+                    return Ok((rows_of(page)?, next.continue_value()));
+                }
+                Err(error) => tries.after(failed(error)).await?,
+            }
         }
     }
 
