@@ -1,5 +1,10 @@
 //! A disk that does not give back what it took: for a while, or for good.
 
+#![allow(
+    clippy::single_range_in_vec_init,
+    reason = "a disk has a list of bad places, mostly of one"
+)]
+
 use std::sync::Mutex;
 
 use tokio::time::Instant;
