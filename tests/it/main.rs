@@ -25,6 +25,7 @@ mod endpoint_health;
 mod filters;
 mod fuzz_seeds;
 mod hostile;
+mod journal;
 mod k6;
 mod ordering;
 mod payloads;

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::{
     demo,
     failure::Failure,
-    operator::{code, conversion, delivery, endpoint, event, key, replay, tail, tenant},
+    operator::{code, conversion, delivery, endpoint, event, journal, key, replay, tail, tenant},
     schema, up,
 };
 
@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Conversion(conversion::Args),
     /// Follow events as they are recorded
     Tail(Box<tail::Args>),
+    /// Look at the journal of an edge that will not come back, ship it, or give it up
+    Journal(journal::Args),
     /// Print a shell's completion script
     Completions {
         /// The shell

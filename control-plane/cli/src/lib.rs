@@ -69,6 +69,7 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
         Command::Conversion(args) => block_on(operator::conversion::run(args))?,
         Command::Replay(args) => block_on(operator::replay::run(args))?,
         Command::Event(args) => block_on(operator::event::run(args))?,
+        Command::Journal(args) => block_on(operator::journal::run(args))?,
         Command::Tail(args) => block_on(operator::tail::run(*args))?,
     }
     Ok(ExitCode::SUCCESS)

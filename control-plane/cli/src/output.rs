@@ -75,9 +75,13 @@ impl Output {
 
     /// A page of a list.
     pub(crate) fn page<M: shape::Shown>(&mut self, message: &M, columns: &[Column]) -> io::Result<()> {
-        let page = shape::json(message);
+        self.rows(&shape::json(message), columns)
+    }
+
+    /// An object whose first list is shown as a table.
+    pub(crate) fn rows(&mut self, page: &Value, columns: &[Column]) -> io::Result<()> {
         let Format::Text { width } = self.format else {
-            return self.object(&page);
+            return self.object(page);
         };
         let rows = page
             .as_object()

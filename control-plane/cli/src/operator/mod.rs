@@ -1,11 +1,13 @@
 //! The operator's commands, a file per noun: each reads its arguments, makes one call (`tail` follows a stream),
-//! and shows the answer. Rules about values are the API's, whose errors name the field.
+//! and shows the answer. Rules about values are the API's, whose errors name the field. Only `journal` works without the
+//! API, on an edge's files and the store.
 
 pub(crate) mod code;
 pub(crate) mod conversion;
 pub(crate) mod delivery;
 pub(crate) mod endpoint;
 pub(crate) mod event;
+pub(crate) mod journal;
 pub(crate) mod key;
 pub(crate) mod replay;
 pub(crate) mod tail;

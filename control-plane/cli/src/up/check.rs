@@ -10,7 +10,7 @@ use std::{
 use ipnet::IpNet;
 use qrelay_control::AdminKey;
 use qrelay_dispatcher::exchange::EgressProxy;
-use qrelay_store::seal::MasterKeys;
+use qrelay_store::{journal::JournalConfig, seal::MasterKeys};
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::EnvFilter;
 use url::Url;
@@ -18,6 +18,7 @@ use url::Url;
 use super::{
     config::{API_TLS_CERT, API_TLS_KEY, ApiTls, MASTER_KEY_FILE, MasterKeyConfig},
     flags::{AdminKeyArgs, ApiFlags, MasterKeyArgs},
+    journal_flags::JournalFlags,
 };
 use crate::{failure::Failure, session::secret_file};
 
@@ -61,6 +62,22 @@ impl Check {
         Err(Failure::usage(message)
             .details(self.violations)
             .hint(format!("`qrelay {} --help` explains each flag", self.command)))
+    }
+
+    pub(crate) fn journal(&mut self, flags: &JournalFlags) -> Option<JournalConfig> {
+        flags.read().unwrap_or_else(|violations| {
+            violations
+                .into_iter()
+                .for_each(|(flag, what)| self.add(flag, what));
+            None
+        })
+    }
+
+    /// Each of the two has a lock of its own.
+    pub(crate) fn journal_apart(&mut self, journal: Option<&JournalConfig>, data_dir: Option<&Path>) {
+        if journal.is_some_and(|journal| Some(&*journal.dir) == data_dir) {
+            self.add("journal-dir", "is also --data-dir");
+        }
     }
 
     pub(crate) fn path(&mut self, flag: &str, text: &str) -> PathBuf {

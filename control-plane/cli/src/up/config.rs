@@ -13,6 +13,7 @@ use std::{
 
 use ipnet::IpNet;
 use qrelay_dispatcher::exchange::EgressProxy;
+use qrelay_store::journal::JournalConfig;
 use secrecy::SecretString;
 use url::Url;
 
@@ -20,6 +21,7 @@ use super::{
     check::{Check, given},
     cluster::ClusterConfig,
     flags::{ApiFlags, DispatcherFlags, EdgeFlags, Flags, ProcessFlags, TargetFlags},
+    journal_flags,
     peers::PeerConfig,
 };
 use crate::failure::Failure;
@@ -98,6 +100,8 @@ pub struct EdgeConfig {
     pub proxy_protocol: bool,
     /// A GeoIP database.
     pub geoip_db: Option<PathBuf>,
+    /// Where scans are kept that the store does not take in time. None: they are refused.
+    pub journal: Option<JournalConfig>,
 }
 
 /// How a control plane runs.
@@ -215,16 +219,19 @@ impl EdgeConfig {
             trusted_proxies: check.networks("trusted-proxies", &flags.trusted_proxies),
             proxy_protocol: check.switch("proxy-protocol", &flags.proxy_protocol),
             geoip_db: check.file("geoip-db", flags.geoip_db.as_deref(), GEOIP_DB),
+            journal: check.journal(&flags.journal),
         }
     }
 
     pub(super) fn lines(&self) -> Lines {
-        vec![
+        let mut lines = vec![
             ("EDGE_LISTEN", Some(self.listen.to_string())),
             ("TRUSTED_PROXIES", networks(&self.trusted_proxies)),
             ("PROXY_PROTOCOL", Some(self.proxy_protocol.to_string())),
             ("GEOIP_DB", path(self.geoip_db.as_ref())),
-        ]
+        ];
+        lines.extend(journal_flags::print(self.journal.as_ref()));
+        lines
     }
 }
 
@@ -325,6 +332,7 @@ impl Config {
                 trusted_proxies: Vec::new(),
                 proxy_protocol: false,
                 geoip_db: None,
+                journal: None,
             },
             api: ApiConfig {
                 listen: any,
@@ -363,6 +371,7 @@ impl Config {
             peers: PeerConfig::told(&mut check, &flags.peers),
             process: ProcessConfig::from_flags(&mut check, &flags.process),
         };
+        check.journal_apart(config.edge.journal.as_ref(), config.store.directory());
         check.distinct(&[
             ("edge-listen", config.edge.listen),
             ("api-listen", config.api.listen),

@@ -1,12 +1,18 @@
 //! Why all roles could not be started or stopped.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use qrelay_control::tls::TlsError;
 use qrelay_dispatcher::exchange::TlsConfigError;
 use qrelay_store::{
     StoreError,
-    appender::AppendError,
+    appender::{AppendError, AppenderError},
+    id::WriterId,
+    journal::JournalError,
     scylla,
     seal::{CheckError, MasterKeyError},
     sqlite,
@@ -79,6 +85,20 @@ pub enum StartError {
     /// The store failed once it was open.
     #[error("the store failed at the start")]
     Store(#[from] StoreError),
+    /// The journal.
+    #[error("--journal-dir (QRELAY_JOURNAL_DIR)")]
+    Journal(#[from] JournalError),
+    /// Another journal has scans of this store.
+    #[error("the journal in {} may have scans that are not in the store yet", dir.display())]
+    JournalElsewhere {
+        /// Where it was.
+        dir: PathBuf,
+        /// Whose scans.
+        writers: Vec<WriterId>,
+    },
+    /// The data directory's note of where its journal is.
+    #[error("the data directory's journal.json, which says where its journal is")]
+    JournalNote(#[source] io::Error),
     /// The GeoIP database.
     #[error("--geoip-db (QRELAY_GEOIP_DB)")]
     Geo(#[source] qrelay_edge::GeoError),
@@ -127,6 +147,15 @@ impl From<scylla::OpenError> for StartError {
     }
 }
 
+impl From<AppenderError> for StartError {
+    fn from(error: AppenderError) -> Self {
+        match error {
+            AppenderError::Store(error) => error.into(),
+            AppenderError::Journal(error) => error.into(),
+        }
+    }
+}
+
 impl StartError {
     /// Whether the configuration is at fault, and the same start would never succeed.
     pub(crate) fn is_usage(&self) -> bool {
@@ -153,6 +182,7 @@ impl StartError {
             Self::TlsKey(_) => config::API_TLS_KEY,
             Self::TlsPair { .. } => "a certificate and the private key that was made with it",
             Self::CaBundle(_) => config::CA_BUNDLE,
+            Self::JournalElsewhere { dir, writers } => return Some(bring_journal(dir, writers)),
             other => return other.action().map(str::to_owned),
         };
         Some(format!("name {expected}"))
@@ -183,12 +213,30 @@ impl StartError {
                 ),
                 _ => None,
             },
+            Self::Journal(JournalError::InUse { .. }) => {
+                Some("stop the other process, or choose another --journal-dir")
+            }
+            Self::Journal(JournalError::OtherInstall { .. }) => {
+                Some("name this install's own journal, or an empty directory")
+            }
             Self::Open(sqlite::OpenError::InUse { .. }) => {
                 Some("stop the other process, or choose another --data-dir")
             }
             _ => None,
         }
     }
+}
+
+fn bring_journal(dir: &Path, writers: &[WriterId]) -> String {
+    let lost: Vec<_> = writers
+        .iter()
+        .map(|writer| format!("--writer {writer}"))
+        .collect();
+    format!(
+        "start with --journal-dir {} (is its disk mounted?); if it is lost, `qrelay journal abandon {}` gives up what was in it",
+        dir.display(),
+        lost.join(" ")
+    )
 }
 
 /// Of what cannot be read or made: whether another path would do, where others (a full disk) are for the machine.

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 
 use super::{
     cluster::ClusterFlags,
+    journal_flags::JournalFlags,
     peers::{PeerFlags, PeerKeyFlags},
 };
 use crate::flag_first::{FlagFirst, SecretOrFile};
@@ -131,6 +132,8 @@ pub(crate) struct EdgeFlags {
     /// A GeoIP database in MaxMind's format
     #[arg(long, env = "QRELAY_GEOIP_DB", value_name = "FILE")]
     pub(crate) geoip_db: Option<String>,
+    #[command(flatten)]
+    pub(crate) journal: JournalFlags,
 }
 
 /// Flags of the control plane.

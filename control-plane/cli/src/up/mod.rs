@@ -11,6 +11,8 @@ mod config;
 mod edge_runtime;
 mod error;
 mod flags;
+mod journal;
+mod journal_flags;
 mod keys;
 mod logging;
 mod metric_help;

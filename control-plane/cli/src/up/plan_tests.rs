@@ -39,6 +39,9 @@ fn an_edge_is_given_no_key_and_a_role_prints_what_it_obeys() {
     QRELAY_TRUSTED_PROXIES=
     QRELAY_PROXY_PROTOCOL=false
     QRELAY_GEOIP_DB=
+    QRELAY_JOURNAL_DIR=
+    QRELAY_APPEND_BUDGET=
+    QRELAY_JOURNAL_BYTES_MAX=
     QRELAY_RETENTION=30days
     QRELAY_PEER_KEY_FILE=
     QRELAY_NODE_NAME=

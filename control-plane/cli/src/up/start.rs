@@ -8,7 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use qrelay_control::AdminKey;
 use qrelay_peers::{PeerServer, Teller, tell};
-use qrelay_store::{appender::Appender, reader::close_dead_writers, seal::Sealer};
+use qrelay_store::{appender::Appender, journal::Journal, reader::close_dead_writers, seal::Sealer};
 use tokio::{net::TcpListener, runtime::Handle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
@@ -18,7 +18,7 @@ use super::{
     config::{Config, ProcessConfig, TargetConfig},
     edge_runtime::EdgeRuntime,
     error::StartError,
-    keys,
+    journal, keys,
     opened::Opened,
     ops::{self, Metrics},
     peers::PeerConfig,
@@ -67,9 +67,6 @@ pub(super) async fn begin(plan: Plan, metrics: Metrics, show_to: AdminKeyTo) -> 
     let bound = listeners.bound.clone();
     let public_url = public_url(&plan.targets, bound.edge);
     warn_of_exposure(&plan, &bound);
-    if ground.store.exclusive() {
-        close_dead_writers(&ground.store, &[]).await?;
-    }
     let appender = writer(&plan, &ground, scans).await?;
     let built = Built::new(
         &plan,
@@ -138,14 +135,31 @@ impl Keys {
     }
 }
 
-/// The writer of what the roles record.
+/// The writer of what the roles record. Those of processes that are known to be dead are closed before, but for those whose
+/// journal is still to be shipped.
 async fn writer(plan: &Plan, ground: &Ground, scans: &Handle) -> Result<Option<Appender>, StartError> {
+    let config = plan.edge.as_ref().and_then(|edge| edge.journal.clone());
+    let directory = plan.store.directory();
+    let journal = journal::open(directory, config, &ground.store).await?;
+    if ground.store.exclusive() {
+        let left = journal.iter().flat_map(Journal::left);
+        let left: Vec<_> = left.map(|dead| dead.writer).collect();
+        close_dead_writers(&ground.store, &left).await?;
+    }
     if !plan.records() {
         return Ok(None);
     }
+    let (store, clock) = (Arc::clone(&ground.store), &ground.clock);
     let node = node(plan.command, &plan.process);
-    let store = Arc::clone(&ground.store);
-    let writer = Appender::start_on(scans, store, &ground.clock, &node, HEADS_PERIOD).await?;
+    let Some(journal) = journal else {
+        let writer = Appender::start_on(scans, store, clock, &node, HEADS_PERIOD).await?;
+        return Ok(Some(writer));
+    };
+    let kept = journal.clone();
+    let writer = Appender::start_journaled(scans, store, clock, &node, HEADS_PERIOD, journal).await?;
+    if let Some(directory) = directory {
+        journal::note(directory, &kept, writer.writer()).await?;
+    }
     Ok(Some(writer))
 }
 
