@@ -42,16 +42,17 @@ pub(super) async fn apply(cql: &Cql, config: &ScyllaConfig) -> Result<InstallRow
     if !cql.has_keyspace(&config.keyspace) {
         create_keyspace(cql, config).await?;
     }
+    // Another process may have made it just now: then nobody waited until all nodes know it.
+    cql.settle().await?;
     cql.use_keyspace(&config.keyspace).await?;
-    if cql.has_table(&config.keyspace, "install") {
-        // Another process may be making it just now.
-        cql.settle().await?;
-    } else {
+    if !cql.has_table(&config.keyspace, "install") {
         let table = install::table(&config.keyspace, cql.is_scylla());
         for statement in statements(&table) {
             define(cql, config, 0, &statement).await?;
         }
     }
+    // The same with the table.
+    cql.settle().await?;
     let mut runner = Runner::prepare_when_seen(cql, config).await?;
     let mut waited = false;
     loop {
