@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use qrelay_store::{
+    Timestamp,
     checkpoint::{BacklogReason, EndpointHealth, ReplayRow, RowKey, RowKind},
     id::{EndpointId, PartitionId, ReplayId},
     model::{Endpoint, Ordering},
@@ -202,7 +203,8 @@ impl Ledger {
             Some(Some(part)) => part,
             None => None,
         };
-        let pause = entry.due.since(at.wall).min(schedule::DUE_AHEAD_MAX);
+        let due = due(&subscriber.config, entry, at.wall);
+        let pause = due.since(at.wall);
         let in_order =
             !entry.abroad && subscriber.config.ordering == Ordering::PerCode && entry.code.is_some();
         if entry.abroad {
@@ -221,7 +223,7 @@ impl Ledger {
             code: entry.code,
             attempts: entry.attempts,
             first_at: entry.first_at,
-            due: entry.due,
+            due,
             phase: match (entry.abroad, in_order) {
                 (true, _) => Phase::InFlight,
                 (false, true) => Phase::Behind,
@@ -237,6 +239,16 @@ impl Ledger {
         self.woken.insert(entry.endpoint);
         true
     }
+}
+
+/// When an entry is due by this process's clock: whoever saved it may have had another one, that was ahead. No pause is
+/// longer than the schedule's; what the receiver asked for beyond that holds its endpoint, and not the delivery.
+fn due(endpoint: &Endpoint, entry: &Entry, now: Timestamp) -> Timestamp {
+    let pause = match entry.abroad {
+        true => None,
+        false => schedule::pause_after(endpoint, entry.event, entry.attempts, None),
+    };
+    entry.due.min(now.after(pause.unwrap_or(schedule::DUE_AHEAD_MAX)))
 }
 
 /// Says whether the row could be read. An own run whose row could not starts from the beginning of the log: that

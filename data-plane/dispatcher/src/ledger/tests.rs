@@ -392,3 +392,25 @@ fn an_own_run_whose_row_cannot_be_read_starts_from_the_beginning() {
     let own = ledger.subscriber(id).unwrap().own().unwrap();
     assert_eq!(own.run.read.at(stream(1)), Seq::ZERO);
 }
+
+#[test]
+fn a_retry_comes_in_time_although_the_clock_of_who_saved_it_was_ahead() {
+    let mut world = World::new();
+    world.ahead = Duration::from_secs(3600);
+    world.step(&Op::Append { writer: 1, count: 1 });
+    world.step(&Op::ReadShared);
+    world.step(&Op::Start);
+    while !world.in_flight.is_empty() {
+        world.step(&Op::End(0, Answer::Failed));
+    }
+    for _ in 0..3 {
+        world.plan(Duration::ZERO);
+        world.step(&Op::Save(Applied::Yes));
+    }
+    world.ahead = Duration::ZERO;
+    world.step(&Op::Crash);
+    world.step(&Op::Wait(2000));
+    world.step(&Op::Settle);
+    world.step(&Op::Start);
+    assert_eq!(world.in_flight.len(), usize::from(ENDPOINTS));
+}

@@ -55,6 +55,8 @@ type Delivery = (EndpointId, EventAddress);
 pub(super) struct World {
     start: Instant,
     elapsed: Duration,
+    /// How far the owner's clock is ahead.
+    pub(super) ahead: Duration,
     pub(super) ledger: Ledger,
     /// Per stream, how many events each batch has; none for one that is missing and was given up.
     log: BTreeMap<Stream, Vec<Option<u16>>>,
@@ -130,6 +132,7 @@ impl World {
         let mut world = Self {
             start,
             elapsed: Duration::ZERO,
+            ahead: Duration::ZERO,
             ledger: Ledger::new(PartitionId::new(0), 0),
             log: (1..=STREAMS).map(|writer| (stream(writer), Vec::new())).collect(),
             times: BTreeMap::new(),
@@ -177,7 +180,7 @@ impl World {
     pub(super) fn at(&self) -> Moment {
         Moment {
             now: self.start + self.elapsed,
-            wall: Timestamp::from_millis(1_800_000_000_000).after(self.elapsed),
+            wall: Timestamp::from_millis(1_800_000_000_000).after(self.elapsed + self.ahead),
         }
     }
 
