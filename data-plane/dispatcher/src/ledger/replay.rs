@@ -428,13 +428,15 @@ impl Ledger {
                     .as_ref()
                     .is_some_and(|it| it.skips(event.recorded_at, at.wall))
             };
-            if batch.seq > read && batch.events.iter().any(skips) {
+            if self.replay_must_wait(id, batch, at.wall) {
+                return false;
+            } else if batch.seq > read && batch.events.iter().any(skips) {
                 // The live run passes over them.
                 return false;
             } else if batch.seq > read {
                 // The live run comes to them.
                 skipped = if range.only_failed { 0 } else { batch.events.len() };
-            } else if batch.seq > saved || self.replay_must_wait(id, batch, at.wall) {
+            } else if batch.seq > saved {
                 return false;
             } else {
                 for event in &batch.events {
@@ -464,7 +466,8 @@ impl Ledger {
     }
 
     /// Whether nobody can say yet what is to be done with one of a batch's events: its end is just being recorded, or will be
-    /// because its endpoint skips it; or another replay has it before it, which drops it if it is cancelled.
+    /// because its endpoint skips it; or another replay has it before it, which drops it if it is cancelled. So also where the
+    /// live run is not there yet: after a crash it meets what was asked for by hand, and leaves it alone.
     fn replay_must_wait(&self, id: ReplayId, batch: &SeenBatch, wall: Timestamp) -> bool {
         let Some(subscriber) = self.subscribers.get(&id.endpoint()) else {
             return false;

@@ -45,7 +45,7 @@ async fn an_endpoint_far_behind_costs_a_cursor_and_catches_up_from_the_log_when_
         .await;
     world.start();
     let mut recorded = 0;
-    let mut costs = Vec::new();
+    let mut early = None;
     while recorded < count {
         world.scan(SCANS_AT_ONCE).await;
         recorded += SCANS_AT_ONCE;
@@ -61,21 +61,19 @@ async fn an_endpoint_far_behind_costs_a_cursor_and_catches_up_from_the_log_when_
                     && backlog_events(&world, &lagging).await == recorded
             })
             .await;
-            costs.push(cost(&world, &live).await);
+            if early.is_none() {
+                early = Some(cost(&world, &live).await);
+            }
         }
     }
-    let [(rows, bytes), (rows_later, bytes_later)] = costs[..] else {
-        panic!("it was not looked at twice: {costs:?}");
-    };
+    let (rows, bytes) = early.unwrap();
     assert_eq!(slow.distinct(), 0, "it is behind with all of them");
-    assert!(
-        rows_later <= rows + 4,
-        "rows grow with the lag: {rows}, then {rows_later}"
-    );
-    assert!(
-        bytes_later <= bytes + 256 && bytes_later < 4096,
-        "the checkpoint grows with the lag: {bytes}, then {bytes_later} bytes"
-    );
+    // What was under way to the live one may still stand in a chunk or two; it goes with the next saves.
+    until("it costs no more rows and bytes than early on", async || {
+        let (rows_now, bytes_now) = cost(&world, &live).await;
+        rows_now <= rows + 4 && bytes_now <= bytes + 256 && bytes_now < 4096
+    })
+    .await;
     // It recovers, over a restart: it goes on where it stopped, beside the live one.
     world.kill().await;
     world.start();
