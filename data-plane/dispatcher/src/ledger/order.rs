@@ -41,11 +41,15 @@ impl Lanes {
         lane.len() > 1
     }
 
-    /// The first of a code's lane is over. The next, if there is one, is the first now.
+    /// One of a code's lane is over. If it was the first, the next one, if there is one, is the first now.
     fn next(&mut self, code: Option<CodeId>, event: EventAddress) -> Option<EventAddress> {
         let code = code?;
         let lane = self.lanes.get_mut(&code)?;
         if lane.front() != Some(&event) {
+            // Of those that were under way at a hand-over any may be over first.
+            let before = lane.len();
+            lane.retain(|other| *other != event);
+            self.behind -= before - lane.len();
             return None;
         }
         lane.pop_front();
@@ -84,6 +88,7 @@ impl Ledger {
         };
         let code = subscriber.deliveries.get(&event).and_then(|over| over.code);
         if let Some(next) = subscriber.lanes.next(code, event)
+            && !subscriber.is_under_way(next)
             && subscriber.go(next, at)
             && let Some(pending) = self.run_of(endpoint).pending_of(next)
         {
@@ -94,12 +99,15 @@ impl Ledger {
     /// After the load of a checkpoint: what was outstanding lines up as it stood.
     pub(super) fn form_lanes(&mut self, at: Moment) {
         for subscriber in self.subscribers.values_mut() {
-            // What is under way abroad is the first of its lane.
+            // What is under way abroad comes first in its lane: one that is being sent, and one before it that was sent and
+            // is being recorded.
             let config = std::sync::Arc::clone(&subscriber.config);
             let abroad = subscriber.deliveries.iter();
             let abroad = abroad.filter(|(_, delivery)| delivery.phase == Phase::InFlight);
-            let abroad: Vec<_> = abroad.map(|(event, delivery)| (*event, delivery.code)).collect();
-            for (event, code) in abroad {
+            let abroad: BTreeMap<_, _> = abroad
+                .map(|(event, delivery)| ((delivery.recorded_at, *event), delivery.code))
+                .collect();
+            for ((_, event), code) in abroad {
                 subscriber.lanes.join(&config, code, event);
             }
             let waiting = subscriber.deliveries.iter();
@@ -127,6 +135,11 @@ impl Ledger {
 }
 
 impl Subscriber {
+    fn is_under_way(&self, event: EventAddress) -> bool {
+        let delivery = self.deliveries.get(&event);
+        delivery.is_some_and(|delivery| delivery.phase == Phase::InFlight)
+    }
+
     /// Puts a delivery that waited behind another one into line. Says whether its batch must count it as queued.
     pub(super) fn go(&mut self, event: EventAddress, at: Moment) -> bool {
         let Some(delivery) = self.deliveries.get_mut(&event) else {

@@ -2,6 +2,7 @@
 //! happens, once everybody may send again every event was delivered to every endpoint, and counted exactly once.
 
 mod interleavings;
+mod lanes;
 mod skips;
 mod world;
 
