@@ -14,6 +14,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export QRELAY_TEST_KILLS ?= 25
 # How many events one endpoint falls behind another.
 export QRELAY_TEST_BEHIND ?= 50000
+# How many seeds each simulation of the dispatcher's tests runs.
+export QRELAY_TEST_SEEDS ?= 25
 # How long `make fuzz` runs each target.
 FUZZ_SECONDS ?= 60
 # Arguments for the benchmark, say `make bench BENCH="--cycles 9"`.
@@ -36,7 +38,8 @@ test: ## Everything that proves the product works: contract lint, all tests, pub
 .PHONY: test-long
 test-long: export QRELAY_TEST_KILLS := 250
 test-long: export QRELAY_TEST_BEHIND := 1000000
-test-long: test ## The same with ten times as many kills in the crash ledger, and an endpoint a million events behind.
+test-long: export QRELAY_TEST_SEEDS := 5000
+test-long: test ## The same with ten times as many kills in the crash ledger, an endpoint a million events behind, and thousands of simulated seeds.
 
 .PHONY: fmt
 fmt: ## Format the code.

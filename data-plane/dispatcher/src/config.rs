@@ -125,6 +125,7 @@ impl Dispatcher {
             });
             // Who knows nobody yet would take everything, only to hand it over.
             tokio::select! {
+                biased;
                 _ = looked.changed() => {}
                 () = stop.cancelled() => {}
             }
@@ -151,6 +152,7 @@ async fn keep(shard: Arc<Shard>, partition: PartitionId, stop: CancellationToken
             Some(Err(error)) if error.is_panic() => {
                 tracing::error!(%partition, %error, "a partition's owner panicked; taking the partition up again");
                 tokio::select! {
+                    biased;
                     () = sleep(AFTER_PANIC) => {}
                     () = stop.cancelled() => return,
                 }

@@ -31,3 +31,5 @@ pub use config::{Config, Deps, Dispatcher};
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod simulation;

@@ -193,6 +193,7 @@ impl Membership {
             }
             self.looked.send_modify(|count| *count += 1);
             tokio::select! {
+                biased;
                 () = sleep(READ_PERIOD) => {}
                 () = stop.cancelled() => {}
             }

@@ -564,6 +564,7 @@ async fn publish_heads(shared: Arc<Shared>, period: Duration) {
     let (mut published, mut beat, mut last) = (Heads::new(), 0_u64, Instant::now());
     loop {
         tokio::select! {
+            biased;
             () = shared.closing.cancelled() => return,
             () = sleep(period) => {}
         }

@@ -28,6 +28,7 @@ use crate::{
         TenantId, WriterId,
     },
     model::{ApiKey, Code, Endpoint, SecretRow, ShortLink, Tenant},
+    seeded::Dice,
     store::{
         AttemptRow, Attempts, Batch, Cas, Change, ChangeError, Changed, CheckpointDelta, CodeFilter,
         CodePage, Command, CommandResult, Commands, ConfigChange, ConfigLog, ConfigRow, ConversionRow,
@@ -163,7 +164,7 @@ struct Rule {
 }
 
 struct Chance {
-    state: u64,
+    dice: Dice,
     per_mille: u64,
     ops: BTreeSet<Op>,
 }
@@ -215,7 +216,7 @@ impl FaultStore {
     /// Of a thousand calls of `ops`, about `per_mille` fail or lose their answer; which ones, the seed says.
     pub fn break_by_chance(&self, seed: u64, per_mille: u64, ops: &[Op]) {
         self.lock().chance = Some(Chance {
-            state: seed,
+            dice: Dice::new(seed),
             per_mille,
             ops: ops.iter().copied().collect(),
         });
@@ -320,22 +321,11 @@ impl Plan {
             return Some(fault);
         }
         let chance = self.chance.as_mut().filter(|chance| chance.ops.contains(&op))?;
-        match chance.draw() % 1000 {
+        match chance.dice.draw() % 1000 {
             draw if draw >= chance.per_mille => None,
             draw if draw % 2 == 0 => Some(Fault::Unavailable),
             _ => Some(Fault::LoseAnswer),
         }
-    }
-}
-
-impl Chance {
-    /// SplitMix64.
-    fn draw(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut word = self.state;
-        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        word ^ (word >> 31)
     }
 }
 

@@ -27,6 +27,8 @@ pub mod reader;
 pub mod record;
 pub mod scylla;
 pub mod seal;
+#[cfg(feature = "testing")]
+pub mod seeded;
 pub mod seldom;
 pub mod signature;
 pub mod sqlite;

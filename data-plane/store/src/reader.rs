@@ -415,6 +415,7 @@ impl PartitionReader {
             .min()
             .unwrap_or(self.writers_due);
         tokio::select! {
+            biased;
             moved = self.moved.changed() => {
                 // The sender lives in `hints`, which this reader holds.
                 moved.expect("invariant: the hints outlive their reader");

@@ -99,7 +99,22 @@ pub struct Request {
 /// Makes exchanges. Cheap to clone; all clones share the kept connections.
 #[derive(Clone)]
 pub struct Exchanger {
-    shared: Arc<Shared>,
+    via: Via,
+}
+
+#[derive(Clone)]
+enum Via {
+    Network(Arc<Shared>),
+    #[cfg(test)]
+    Stage(Arc<dyn Stage>),
+}
+
+/// What a simulation has in place of a network and all receivers.
+#[cfg(test)]
+#[async_trait::async_trait]
+pub(crate) trait Stage: Send + Sync {
+    /// As [`Exchanger::attempt`].
+    async fn attempt(&self, request: Request, gate: Gate) -> Result<Outcome, Aborted>;
 }
 
 struct Shared {
@@ -126,21 +141,36 @@ impl Exchanger {
             connect_timeout: config.connect_timeout,
             proxy: config.egress_proxy.clone(),
         };
-        Ok(Exchanger {
-            shared: Arc::new(Shared {
-                config,
-                targets,
-                connector,
-                pool,
-                tasks,
-                stop,
-            }),
-        })
+        let shared = Arc::new(Shared {
+            config,
+            targets,
+            connector,
+            pool,
+            tasks,
+            stop,
+        });
+        let via = Via::Network(shared);
+        Ok(Exchanger { via })
+    }
+
+    /// One whose exchanges are played.
+    #[cfg(test)]
+    pub(crate) fn on(stage: Arc<dyn Stage>) -> Self {
+        let via = Via::Stage(stage);
+        Exchanger { via }
+    }
+
+    fn network(&self) -> &Shared {
+        match &self.via {
+            Via::Network(shared) => shared,
+            #[cfg(test)]
+            Via::Stage(_) => unreachable!("nobody in a simulation asks for the network"),
+        }
     }
 
     /// The policy and resolver that every attempt is judged with.
     pub fn targets(&self) -> &Targets {
-        &self.shared.targets
+        &self.network().targets
     }
 
     /// An identity from a certificate chain and its key in PEM, for requests that go out under it.
@@ -148,12 +178,12 @@ impl Exchanger {
     /// # Errors
     /// When they are none, or do not fit each other.
     pub fn identity(&self, id: SecretId, cert: &str, key: &[u8]) -> Result<Identity, UnusableIdentity> {
-        Identity::new(&self.shared.connector.roots, id, cert, key)
+        Identity::new(&self.network().connector.roots, id, cert, key)
     }
 
     /// How many idle connections are kept open, for the metrics.
     pub fn idle_connections(&self) -> usize {
-        self.shared.pool.kept()
+        self.network().pool.kept()
     }
 
     /// Makes one attempt. `gate` is awaited in the connection's write path when the request's first byte is about to
@@ -164,11 +194,15 @@ impl Exchanger {
     where
         G: Future<Output = Permit> + Send + 'static,
     {
+        #[cfg(test)]
+        if let Via::Stage(stage) = &self.via {
+            return stage.attempt(request, Box::pin(gate)).await;
+        }
         let started = Instant::now();
         let mut phases = Phases::default();
         let mut request_headers = Vec::new();
         let sent = self
-            .shared
+            .network()
             .exchange(request, Box::pin(gate), &mut phases, &mut request_headers)
             .await?;
         let (outcome, waited) = match sent {
@@ -194,10 +228,15 @@ impl Exchanger {
 
     /// Closes the idle connections and waits for all connection tasks to end. Attempts still under way are not cut.
     pub async fn close(&self) {
-        self.shared.stop.cancel();
-        self.shared.pool.close();
-        self.shared.tasks.close();
-        self.shared.tasks.wait().await;
+        #[cfg(test)]
+        if let Via::Stage(_) = &self.via {
+            return;
+        }
+        let shared = self.network();
+        shared.stop.cancel();
+        shared.pool.close();
+        shared.tasks.close();
+        shared.tasks.wait().await;
     }
 }
 

@@ -296,10 +296,8 @@ impl Actor {
             let wake = self.next_wake();
             let reads = self.mode == Mode::Running && self.parked.is_empty() && self.ledger.may_read();
             tokio::select! {
-                Some(done) = self.work.join_next() => self.take_joined(done),
-                Some(news) = self.news.recv(), if reads => self.learn(news),
-                Ok(()) = freed.changed(), if self.turns.starved => self.turns.starved = false,
-                Ok(()) = commands.changed() => self.commands_due = Instant::now(),
+                // What is seldom comes first. What came back from tasks is taken below in any case.
+                biased;
                 Ok(()) = members.changed(), if self.mode == Mode::Running => {
                     if self.shard.members.is_asked(self.partition) {
                         self.hand_over();
@@ -312,6 +310,10 @@ impl Actor {
                         self.drain();
                     }
                 }
+                Ok(()) = commands.changed() => self.commands_due = Instant::now(),
+                Some(news) = self.news.recv(), if reads => self.learn(news),
+                Ok(()) = freed.changed(), if self.turns.starved => self.turns.starved = false,
+                Some(done) = self.work.join_next() => self.take_joined(done),
                 () = sleep_until(wake) => {}
             }
             // What came back meanwhile is taken together: a look at whose turn it is costs more than each of them.

@@ -116,6 +116,7 @@ pub(crate) async fn own(shard: Arc<Shard>, partition: PartitionId, stop: Cancell
             }
         }
         tokio::select! {
+            biased;
             () = sleep(pause) => {}
             () = stop.cancelled() => return,
         }
@@ -166,6 +167,7 @@ async fn once(
     let mut held = Held::new(&claim, shard.owner, sent);
     let epoch = held.epoch();
     let loaded = tokio::select! {
+        biased;
         loaded = load(shard, partition, epoch) => loaded?,
         () = renewed(store, partition, &mut held) => None,
     };

@@ -131,6 +131,7 @@ impl LogReader {
                 }
             }
             tokio::select! {
+                biased;
                 () = self.reader.changed() => {}
                 moved = config.changed() => {
                     // The sender lives in the store's hints, which this task holds.

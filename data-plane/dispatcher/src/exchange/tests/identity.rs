@@ -181,7 +181,7 @@ async fn a_receiver_that_refuses_before_the_request_goes_out_is_understood() {
     let exchanger = authority.exchanger();
     let request = request(format!("https://hook.test:{}/", receiver.address.port()));
     let (deadline, mut phases) = (Instant::now() + Duration::from_secs(5), Phases::default());
-    let shared = &exchanger.shared;
+    let shared = exchanger.network();
     let (url, addresses) = shared.vet(&request.url, deadline, &mut phases).await.unwrap();
     let open = shared.open(&url, &addresses, None, deadline, &mut phases);
     let connection = open.await.unwrap();
