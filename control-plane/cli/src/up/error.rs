@@ -233,7 +233,7 @@ fn bring_journal(dir: &Path, writers: &[WriterId]) -> String {
         .map(|writer| format!("--writer {writer}"))
         .collect();
     format!(
-        "start with --journal-dir {} (is its disk mounted?); if it is lost, `qrelay journal abandon {}` gives up what was in it",
+        "start with --journal-dir {}, with the journal's files in it (is its disk mounted?); if they are lost, `qrelay journal abandon --data-dir … {}` gives up what was in them",
         dir.display(),
         lost.join(" ")
     )

@@ -628,7 +628,13 @@ fn list(dir: &Path) -> Result<Listed, JournalError> {
         segments: Vec::new(),
     };
     for entry in fs::read_dir(dir).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
+        let entry = entry.map_err(failed)?;
+        let path = entry.path();
+        if entry.file_type().map_err(failed)?.is_dir() {
+            // Nothing here is one: reading it for ever would keep all else from being shipped.
+            tracing::warn!(directory = %path.display(), "a directory in the journal is left alone");
+            continue;
+        }
         match path.extension().and_then(|extension| extension.to_str()) {
             Some(SEGMENT) => {
                 let Some(key) = named(&path) else { continue };

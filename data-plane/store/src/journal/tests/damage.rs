@@ -69,6 +69,16 @@ async fn any_flipped_bit_is_noticed_and_costs_no_more_than_the_batch_it_is_in() 
 }
 
 #[tokio::test]
+async fn a_directory_that_is_named_like_a_segment_keeps_nothing_from_being_shipped() {
+    let writer = WriterId::random();
+    let (dir, _path, _bytes, _ends) = three(writer).await;
+    let segment = SegmentKey { writer, segment: 7 };
+    fs::create_dir(dir.path().join(segment_name(segment))).unwrap();
+    let seqs = |batches: Vec<Batch>| batches.iter().map(|batch| batch.seq.as_u64()).collect::<Vec<_>>();
+    assert_eq!(seqs(recovered(&dir).await), [1, 2, 3]);
+}
+
+#[tokio::test]
 async fn a_damaged_file_is_shipped_as_far_as_it_goes_and_kept_aside() {
     let writer = WriterId::random();
     let (dir, path, _bytes, ends) = three(writer).await;
