@@ -1,6 +1,7 @@
 //! `qrelay-loadtest`: the command line of the load generators, receivers and benchmarks.
 
 use std::{
+    fmt::Display,
     fs,
     io::{self, Write},
     net::SocketAddr,
@@ -19,6 +20,7 @@ use qrelay_loadtest::{
     scan::{self, Load},
     target::{Target, ensure_loopback},
 };
+use serde::Serialize;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -118,20 +120,27 @@ struct RawArguments {
     seconds: u64,
 }
 
+/// What every benchmark takes.
 #[derive(Debug, Args)]
-struct RedirectArguments {
+struct BenchArguments {
     /// The release binary of qrelay.
     #[arg(long, default_value = "target/release/qrelay")]
     qrelay: PathBuf,
-    /// nginx, by path or name.
-    #[arg(long, default_value = "/usr/sbin/nginx")]
-    nginx: PathBuf,
     /// Where data, logs and configuration go while it runs: on a disk, not in memory.
     #[arg(long, default_value = "target/bench")]
     dir: PathBuf,
     /// Write the figures there, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct RedirectArguments {
+    #[command(flatten)]
+    bench: BenchArguments,
+    /// nginx, by path or name.
+    #[arg(long, default_value = "/usr/sbin/nginx")]
+    nginx: PathBuf,
     /// How often every server takes its turn in each scenario.
     #[arg(long, default_value_t = 7)]
     cycles: usize,
@@ -172,15 +181,8 @@ struct PostsArguments {
 
 #[derive(Debug, Args)]
 struct DeliveriesArguments {
-    /// The release binary of qrelay.
-    #[arg(long, default_value = "target/release/qrelay")]
-    qrelay: PathBuf,
-    /// Where data and logs go while it runs: on a disk, not in memory.
-    #[arg(long, default_value = "target/bench")]
-    dir: PathBuf,
-    /// Write the figures there, as JSON.
-    #[arg(long)]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    bench: BenchArguments,
     /// How often each scenario takes its turn.
     #[arg(long, default_value_t = 5)]
     cycles: usize,
@@ -197,15 +199,8 @@ struct DeliveriesArguments {
 
 #[derive(Debug, Args)]
 struct IsolationArguments {
-    /// The release binary of qrelay.
-    #[arg(long, default_value = "target/release/qrelay")]
-    qrelay: PathBuf,
-    /// Where data, logs and configuration go while it runs: on a disk, not in memory.
-    #[arg(long, default_value = "target/bench")]
-    dir: PathBuf,
-    /// Write the figures there, as JSON.
-    #[arg(long)]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    bench: BenchArguments,
     /// Bad endpoints, of ten kinds in turn.
     #[arg(long, default_value_t = 50)]
     bad: usize,
@@ -225,15 +220,8 @@ struct IsolationArguments {
 
 #[derive(Debug, Args)]
 struct LatencyArguments {
-    /// The release binary of qrelay.
-    #[arg(long, default_value = "target/release/qrelay")]
-    qrelay: PathBuf,
-    /// Where data and logs go while it runs: on a disk, not in memory.
-    #[arg(long, default_value = "target/bench")]
-    dir: PathBuf,
-    /// Write the figures there, as JSON.
-    #[arg(long)]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    bench: BenchArguments,
     /// How many turns.
     #[arg(long, default_value_t = 5)]
     cycles: usize,
@@ -253,15 +241,8 @@ struct LatencyArguments {
 
 #[derive(Debug, Args)]
 struct BacklogArguments {
-    /// The release binary of qrelay.
-    #[arg(long, default_value = "target/release/qrelay")]
-    qrelay: PathBuf,
-    /// Where data and logs go while it runs: on a disk, not in memory.
-    #[arg(long, default_value = "target/bench")]
-    dir: PathBuf,
-    /// Write the figures there, as JSON.
-    #[arg(long)]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    bench: BenchArguments,
     /// How often it is done.
     #[arg(long, default_value_t = 1)]
     cycles: usize,
@@ -382,9 +363,9 @@ async fn redirect(arguments: RedirectArguments) -> anyhow::Result<()> {
         "1 to 1000 cycles of 0.1 to 600 s"
     );
     let plan = redirect::Plan {
-        qrelay: arguments.qrelay,
+        folder: product::folder(&arguments.bench.dir)?,
+        qrelay: arguments.bench.qrelay,
         nginx: arguments.nginx,
-        folder: product::folder(&arguments.dir)?,
         cycles,
         turn: Duration::from_secs_f64(seconds),
         connections: arguments.connections,
@@ -392,23 +373,19 @@ async fn redirect(arguments: RedirectArguments) -> anyhow::Result<()> {
         server_core: arguments.server_core,
         load_core: arguments.load_core,
     };
-    let outcome = redirect::run(&plan, say).await?;
-    writeln!(io::stdout(), "{outcome}")?;
-    write_json(arguments.json, &outcome)
+    tell(arguments.bench.json, &redirect::run(&plan, say).await?)
 }
 
 async fn deliveries(arguments: DeliveriesArguments) -> anyhow::Result<()> {
     let plan = deliveries::Plan {
-        qrelay: arguments.qrelay,
-        folder: product::folder(&arguments.dir)?,
+        folder: product::folder(&arguments.bench.dir)?,
+        qrelay: arguments.bench.qrelay,
         cycles: arguments.cycles,
         deliveries: arguments.deliveries,
         server_core: arguments.server_core,
         load_core: arguments.load_core,
     };
-    let outcome = deliveries::run(&plan, say).await?;
-    writeln!(io::stdout(), "{outcome}")?;
-    write_json(arguments.json, &outcome)
+    tell(arguments.bench.json, &deliveries::run(&plan, say).await?)
 }
 
 /// Progress is a courtesy: a closed terminal must not end the measurement.
@@ -416,12 +393,14 @@ fn say(what: &str) {
     writeln!(io::stderr(), "{what}").ok();
 }
 
-fn write_json(path: Option<PathBuf>, outcome: &impl serde::Serialize) -> anyhow::Result<()> {
-    let Some(path) = path else {
+/// Prints what a benchmark found, and writes it to a file if one was named.
+fn tell(file: Option<PathBuf>, found: &(impl Display + Serialize)) -> anyhow::Result<()> {
+    writeln!(io::stdout(), "{}", found.to_string().trim_end())?;
+    let Some(file) = file else {
         return Ok(());
     };
-    fs::write(&path, serde_json::to_string_pretty(outcome)?)
-        .with_context(|| format!("cannot write {}", path.display()))
+    fs::write(&file, serde_json::to_string_pretty(found)?)
+        .with_context(|| format!("cannot write {}", file.display()))
 }
 
 async fn isolation(arguments: IsolationArguments) -> anyhow::Result<()> {
@@ -430,17 +409,15 @@ async fn isolation(arguments: IsolationArguments) -> anyhow::Result<()> {
         "1 to 1000 cycles of 0.1 to 600 s"
     );
     let plan = isolation::Plan {
-        qrelay: arguments.qrelay,
-        folder: product::folder(&arguments.dir)?,
+        folder: product::folder(&arguments.bench.dir)?,
+        qrelay: arguments.bench.qrelay,
         bad: arguments.bad,
         cycles: arguments.cycles,
         turn: Duration::from_secs_f64(arguments.seconds),
         rate_per_s: arguments.rate,
         server_core: arguments.server_core,
     };
-    let outcome = isolation::run(&plan, say).await?;
-    write!(io::stdout(), "{outcome}")?;
-    write_json(arguments.json, &outcome)
+    tell(arguments.bench.json, &isolation::run(&plan, say).await?)
 }
 
 async fn latency(arguments: LatencyArguments) -> anyhow::Result<()> {
@@ -449,27 +426,23 @@ async fn latency(arguments: LatencyArguments) -> anyhow::Result<()> {
         "turns of 0.1 to 600 s"
     );
     let plan = latency::Plan {
-        qrelay: arguments.qrelay,
-        folder: product::folder(&arguments.dir)?,
+        folder: product::folder(&arguments.bench.dir)?,
+        qrelay: arguments.bench.qrelay,
         cycles: arguments.cycles,
         turn: Duration::from_secs_f64(arguments.seconds),
         rate_per_s: arguments.rate,
         server_core: arguments.server_core,
         load_core: arguments.load_core,
     };
-    let figures = latency::run(&plan, say).await?;
-    writeln!(io::stdout(), "{figures}")?;
-    write_json(arguments.json, &figures)
+    tell(arguments.bench.json, &latency::run(&plan, say).await?)
 }
 
 async fn backlog(arguments: BacklogArguments) -> anyhow::Result<()> {
     let plan = backlog::Plan {
-        qrelay: arguments.qrelay,
-        folder: product::folder(&arguments.dir)?,
+        folder: product::folder(&arguments.bench.dir)?,
+        qrelay: arguments.bench.qrelay,
         cycles: arguments.cycles,
         events: arguments.events,
     };
-    let figures = backlog::run(&plan, say).await?;
-    writeln!(io::stdout(), "{figures}")?;
-    write_json(arguments.json, &figures)
+    tell(arguments.bench.json, &backlog::run(&plan, say).await?)
 }
