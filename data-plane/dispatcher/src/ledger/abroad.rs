@@ -49,11 +49,17 @@ impl Ledger {
     /// The partition is handed over: from now on what is under way is saved as such, due at `due`.
     pub fn depart(&mut self, due: Timestamp) {
         self.leaving = Some(due);
-        for (endpoint, subscriber) in &self.subscribers {
-            let under_way = subscriber.deliveries.iter().filter(|(_, delivery)| {
-                delivery.saved.is_some() && matches!(delivery.phase, Phase::InFlight | Phase::Recording(_))
-            });
-            self.dirty.extend(under_way.map(|(event, _)| (*endpoint, *event)));
+        for (endpoint, subscriber) in &mut self.subscribers {
+            for (event, delivery) in &mut subscriber.deliveries {
+                if !matches!(delivery.phase, Phase::InFlight | Phase::Recording(_)) {
+                    continue;
+                }
+                // A save that is on its way has it as nobody's: the next one must say otherwise.
+                delivery.revision += 1;
+                if delivery.saved.is_some() {
+                    self.dirty.insert((*endpoint, *event));
+                }
+            }
         }
     }
 

@@ -166,10 +166,12 @@ impl Ledger {
             }
             Finish::Unused(pause) => {
                 delivery.phase = Phase::Waiting;
-                if self.leaving.is_some() && delivery.saved.is_some() {
-                    // It may have been saved as under way.
+                if self.leaving.is_some() {
+                    // It may have been saved as under way, or be so by a save that is on its way.
                     delivery.revision += 1;
-                    self.dirty.insert((endpoint, event));
+                    if delivery.saved.is_some() {
+                        self.dirty.insert((endpoint, event));
+                    }
                 }
                 if !skipped {
                     subscriber.wait(part, event, at.now + pause);

@@ -1,6 +1,7 @@
 //! Random life of a ledger: events, attempts, saves that apply or do not, crashes, pauses, deletions. Whatever
 //! happens, once everybody may send again every event was delivered to every endpoint, and counted exactly once.
 
+mod hand_over;
 mod interleavings;
 mod lanes;
 mod skips;

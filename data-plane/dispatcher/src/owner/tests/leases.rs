@@ -306,7 +306,7 @@ async fn partitions_move_with_those_that_come_and_go_and_every_event_is_delivere
     })
     .await;
     one.stop().await;
-    // A delivery is made at least once: some that end just as the partition changes hands come again.
+    // What a slow disk keeps a hand-over from saving in its second comes again.
     let (came, scanned): (BTreeSet<_>, BTreeSet<_>) =
         (receiver.ids().into_iter().collect(), ids.into_iter().collect());
     assert_eq!(came, scanned);
