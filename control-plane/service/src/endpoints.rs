@@ -13,7 +13,7 @@ use qrelay_store::{
     limits,
     model::{
         Endpoint, EndpointIntent, FailureRules, Filter, Ordering, Resource, ResourceId, SecretRow, Signature,
-        SignatureScheme, Tenant, partition_of,
+        SignatureScheme, Tenant,
     },
     seal::Purpose,
     store::{ChangeError, Changed, Page, PageKey, SecretChange},
@@ -27,7 +27,7 @@ use crate::{
     api::{Api, Draft},
     caller::Caller,
     endpoint_fields::{IGNORED, SETTABLE, default_schedule_ms, is_changed, is_populated, set, show},
-    endpoint_filter, endpoint_signature, field,
+    endpoint_filter, endpoint_home, endpoint_signature, field,
     page::{self, Bound},
     payload_fields, presets,
     refusal::{self, Violations},
@@ -48,9 +48,10 @@ pub(crate) async fn create(
     let given = request.endpoint.clone().unwrap_or_default();
     let mut violations = Violations::default();
     let request_id = field::request_id(&mut violations, &request.request_id);
-    let (endpoint, secret) = described(api, &tenant, &given, &mut violations).await?;
+    let (mut endpoint, secret) = described(api, &tenant, &given, &mut violations).await?;
     check_url(api, &endpoint.url, &mut violations).await?;
     violations.finish()?;
+    endpoint.home = endpoint_home::choose(api, &tenant, endpoint.id).await?;
     let canonical = v1::CreateEndpointRequest {
         request_id: String::new(),
         tenant_id: String::new(),
@@ -461,7 +462,8 @@ fn blank(api: &Api, tenant: &Tenant) -> Endpoint {
     Endpoint {
         id,
         tenant: tenant.id,
-        home: home(tenant, id),
+        // A new one's is chosen when it is created.
+        home: tenant.partitions[0],
         url: String::new(),
         description: String::new(),
         events: Vec::new(),
@@ -484,13 +486,6 @@ fn blank(api: &Api, tenant: &Tenant) -> Endpoint {
         preset: String::new(),
         skip_before: None,
     }
-}
-
-/// One of its tenant's partitions, by the endpoint's hash.
-fn home(tenant: &Tenant, id: EndpointId) -> qrelay_store::id::PartitionId {
-    let count = u16::try_from(tenant.partitions.len()).unwrap_or(u16::MAX);
-    let slot = partition_of(qrelay_store::id::TenantId::from_bytes(*id.as_bytes()), count).as_u16();
-    tenant.partitions[usize::from(slot)]
 }
 
 /// A caller's own secret, or a new one; none for the scheme that has none.

@@ -24,6 +24,7 @@ mod deliveries;
 mod destination;
 mod endpoint_fields;
 mod endpoint_filter;
+mod endpoint_home;
 mod endpoint_preview;
 mod endpoint_signature;
 mod endpoint_test;

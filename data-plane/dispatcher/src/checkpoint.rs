@@ -11,17 +11,16 @@
 //! Invariant: an endpoint's own cursor, and every outstanding delivery of it, is at or before the shared cursor of
 //! the same checkpoint; so what is neither done nor outstanding lies behind the cursor of the run that feeds it.
 
+use std::collections::BTreeMap;
+
 use qrelay_store::{
     Timestamp,
-    checkpoint::{RowKey, RowKind},
-    id::EndpointId,
+    checkpoint::{RowKey, RowKind, SHARED_RUN},
+    id::{EndpointId, PartitionId},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::cursor::Cursor;
-
-/// The id of the shared run's row.
-const SHARED: &str = "shared";
 
 /// A run, as it is saved.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -34,6 +33,9 @@ pub struct RunRow {
     /// When the oldest of them was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind_since: Option<Timestamp>,
+    /// For the shared run: what [`qrelay_store::checkpoint::Follows`] reads of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub follows: BTreeMap<PartitionId, bool>,
 }
 
 #[allow(
@@ -70,7 +72,7 @@ impl RunName {
         RowKey {
             kind: RowKind::Run,
             id: match self {
-                Self::Shared => SHARED.to_owned(),
+                Self::Shared => SHARED_RUN.to_owned(),
                 Self::Own(endpoint) => endpoint.to_string(),
             },
         }
@@ -88,7 +90,7 @@ impl RunRow {
     /// # Errors
     /// When it is not a run.
     pub fn from_row(id: &str, row: &str) -> Result<(RunName, Self), InvalidRun> {
-        let name = if id == SHARED {
+        let name = if id == SHARED_RUN {
             RunName::Shared
         } else {
             RunName::Own(id.parse().map_err(|_| InvalidRun::Name(id.to_owned()))?)
@@ -108,11 +110,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_run_survives_its_row(seq in 1_u64..1 << 48, behind: u64, since in proptest::option::of(0_i64..9_999_999_999_999), own: Option<[u8; 10]>) {
+        fn a_run_survives_its_row(seq in 1_u64..1 << 48, behind: u64, since in proptest::option::of(0_i64..9_999_999_999_999), own: Option<[u8; 10]>, follows: BTreeMap<u16, bool>) {
             let row = RunRow {
                 cursor: [(Stream::CONFIG, Seq::new(seq))].into_iter().collect(),
                 behind,
                 behind_since: since.map(Timestamp::from_millis),
+                follows: follows.into_iter().map(|(partition, level)| (PartitionId::new(partition), level)).collect(),
             };
             let name = own.map_or(RunName::Shared, |bytes| RunName::Own(EndpointId::from_bytes(bytes)));
             let read = RunRow::from_row(&name.key().id, &row.to_row()).unwrap();

@@ -70,7 +70,7 @@ pub fn describe() {
     );
     describe_counter!(
         OVERSIZED,
-        "Saves beyond their size, because thousands of writers wrote to one partition. Alert above 0."
+        "Saves beyond their size, because thousands of writers wrote, or a tenant has many partitions. Alert above 0."
     );
     describe_counter!(
         NOT_MADE,

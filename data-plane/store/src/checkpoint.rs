@@ -4,12 +4,14 @@
 //! with the lease's beat ([`crate::store::Leases::save`]). Runs and chunk names are the dispatcher's own
 //! business; health and usage are read by the control plane and so defined here.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Timestamp,
     event::EventType,
-    id::{ConfigSeq, EndpointId, ReplayId, Seq, WriterId},
+    id::{ConfigSeq, EndpointId, PartitionId, ReplayId, Seq, WriterId},
     record::Classification,
 };
 
@@ -69,6 +71,44 @@ impl RowKind {
             Self::Usage => "usage",
             Self::Replay => "replay",
         }
+    }
+}
+
+/// The id of the row ([`RowKind::Run`]) of the run that feeds every endpoint without a run of its own.
+pub const SHARED_RUN: &str = "shared";
+
+/// What others than its owner read of a partition's shared run: which partitions beside its own the owner follows,
+/// because a tenant has its scans in this one and those.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+pub struct Follows {
+    /// Each with whether the owner has come to its end once: from then on it sends an endpoint that is created, and homed
+    /// in its partition, nothing of the other one's past.
+    #[serde(default)]
+    pub follows: BTreeMap<PartitionId, bool>,
+}
+
+impl Follows {
+    /// Where it stands.
+    pub fn key() -> RowKey {
+        RowKey {
+            kind: RowKind::Run,
+            id: SHARED_RUN.to_owned(),
+        }
+    }
+
+    /// Reads it from its row; none: the partition was never owned.
+    ///
+    /// # Errors
+    /// When the row is not JSON of a run.
+    pub fn from_row(row: Option<&str>) -> Result<Self, serde_json::Error> {
+        row.map_or_else(|| Ok(Self::default()), serde_json::from_str)
+    }
+
+    /// Whether an endpoint of a tenant with these partitions that is created now, and homed in `home`, is sent nothing of
+    /// their past.
+    pub fn may_be_home(&self, home: PartitionId, partitions: &[PartitionId]) -> bool {
+        let others = partitions.iter().filter(|partition| **partition != home);
+        others.into_iter().all(|it| self.follows.get(it) == Some(&true))
     }
 }
 
@@ -288,7 +328,8 @@ impl ReplayRange {
 /// Where a batch stands in the order of time.
 pub type BatchKey = (Timestamp, WriterId, Seq);
 
-/// How far a replay has read: all of the configuration log first, then the partition's batches in order of time.
+/// How far a replay has read: all of the configuration log first, then the batches of one of the tenant's partitions after
+/// the other, each in order of time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ReplayPosition {
@@ -296,11 +337,11 @@ pub struct ReplayPosition {
     pub config: ConfigSeq,
     /// Whether there is none left.
     pub config_read: bool,
-    /// The last batch that was read.
+    /// The last batch that was read of the partition that it is in.
     pub log: Option<BatchKey>,
     /// The batch that followed it: if it is gone, retention came first.
     pub next: Option<BatchKey>,
-    /// Whether there is none left in the range.
+    /// Whether there is none left in the range, in no partition.
     pub log_read: bool,
     /// Events that were found for the endpoint.
     pub found: u64,
@@ -308,6 +349,9 @@ pub struct ReplayPosition {
     pub skipped: u64,
     /// Events recorded before this time left retention before they were read.
     pub expired_before: Option<Timestamp>,
+    /// The partition that it is in; none for the endpoint's home, with which it begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition: Option<PartitionId>,
 }
 
 /// A replay, as its owner saves it: in the same checkpoint as the deliveries that it made outstanding.

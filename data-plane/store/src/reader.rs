@@ -183,11 +183,38 @@ impl PartitionReader {
     }
 
     /// Learns heads: from hints always, from the writers' rows once a second, from the tails of silent writers as
-    /// they are due.
+    /// they are due. Returns the writers' rows if it read them, for readers of other partitions beside this one.
     ///
     /// # Errors
     /// When the store fails; what hints said counts all the same.
-    pub async fn refresh(&mut self) -> Result<()> {
+    pub async fn refresh(&mut self) -> Result<Option<Vec<WriterRow>>> {
+        self.hear();
+        let mut read = None;
+        if Instant::now() >= self.writers_due {
+            let rows = self.store.writers().await;
+            // After a failure too: whoever waits for changes must not spin on a store that is away.
+            self.writers_due = Instant::now() + WRITERS_PERIOD;
+            let rows = rows?;
+            self.learn(&rows);
+            read = Some(rows);
+        }
+        self.read_tails().await?;
+        Ok(read)
+    }
+
+    /// The same for a reader beside another one, whose [`Self::refresh`] read the writers' rows, or did not.
+    ///
+    /// # Errors
+    /// When the store fails; what hints and rows said counts all the same.
+    pub async fn refresh_beside(&mut self, rows: Option<&[WriterRow]>) -> Result<()> {
+        self.hear();
+        if let Some(rows) = rows {
+            self.learn(rows);
+        }
+        self.read_tails().await
+    }
+
+    fn hear(&mut self) {
         self.moved.mark_unchanged();
         for (writer, seq) in self.hints.heads() {
             let track = self.tracks.entry(writer).or_insert_with(|| Track::new(Seq::ZERO));
@@ -195,13 +222,6 @@ impl PartitionReader {
                 track.through = track.through.max(seq);
             }
         }
-        if Instant::now() >= self.writers_due {
-            let rows = self.store.writers().await;
-            // After a failure too: whoever waits for changes must not spin on a store that is away.
-            self.writers_due = Instant::now() + WRITERS_PERIOD;
-            self.learn(&rows?);
-        }
-        self.read_tails().await
     }
 
     fn learn(&mut self, rows: &[WriterRow]) {
@@ -215,18 +235,14 @@ impl PartitionReader {
                 (track.beat, track.beat_moved) = (Some(row.beat), now);
                 (track.tail_due, track.tail_pause) = (now, WRITERS_PERIOD);
             }
-            if let Some(last) = &row.closed {
+            let told = told_by(row, self.partition);
+            if row.closed.is_some() {
                 track.closed = true;
-                track.through = last
-                    .get(&self.partition)
-                    .copied()
-                    .unwrap_or_default()
-                    .max(track.position);
+                track.through = told.max(track.position);
                 track.confirmed = track.through;
             } else {
-                let head = row.heads.get(&self.partition).copied().unwrap_or_default();
-                track.confirmed = track.confirmed.max(head);
-                track.through = track.through.max(head);
+                track.confirmed = track.confirmed.max(told);
+                track.through = track.through.max(told);
             }
             if track.closed && !track.readable() {
                 self.hints.forget(row.writer);
@@ -303,13 +319,7 @@ impl PartitionReader {
         let batches = match read {
             Ok(batches) => batches,
             Err(error) => {
-                let track = self
-                    .tracks
-                    .get_mut(&writer)
-                    .expect("invariant: only `learn` forgets tracks");
-                track.retry_at = Instant::now() + READ_RETRY;
-                // The others come first next time: one that cannot be read must not starve them.
-                self.last = Some(writer);
+                self.rest(writer);
                 return Err(error);
             }
         };
@@ -317,7 +327,21 @@ impl PartitionReader {
             self.move_to(writer, last.seq);
             return Ok(batches.into_iter().map(Item::Batch).collect());
         }
-        self.missing(writer, &track).await
+        let missing = self.missing(writer, &track).await;
+        if missing.is_err() {
+            self.rest(writer);
+        }
+        missing
+    }
+
+    /// What cannot be read is left alone for a while, and the others come first then: one must not starve them.
+    fn rest(&mut self, writer: WriterId) {
+        let track = self
+            .tracks
+            .get_mut(&writer)
+            .expect("invariant: only `learn` forgets tracks");
+        track.retry_at = Instant::now() + READ_RETRY;
+        self.last = Some(writer);
     }
 
     /// A batch at or below a head is not there.
@@ -405,24 +429,41 @@ impl PartitionReader {
 
     /// Waits until a head moved, or until it is time to look anyway.
     pub async fn changed(&mut self) {
-        let retries = self
-            .tracks
-            .values()
-            .filter(|track| track.readable())
-            .map(|track| track.retry_at);
-        let due = retries
-            .chain([self.writers_due])
-            .min()
-            .unwrap_or(self.writers_due);
+        let due = self.writers_due;
+        tokio::select! {
+            biased;
+            () = self.changed_beside() => {}
+            () = sleep_until(due) => {}
+        }
+    }
+
+    /// The same for a reader beside another one, which knows when it is time: waits until a head moved, or something that
+    /// could not be read may be read by now.
+    pub async fn changed_beside(&mut self) {
+        let readable = self.tracks.values().filter(|track| track.readable());
+        let retry = readable.map(|track| track.retry_at).min();
+        let retry = async {
+            match retry {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             moved = self.moved.changed() => {
                 // The sender lives in `hints`, which this reader holds.
                 moved.expect("invariant: the hints outlive their reader");
             }
-            () = sleep_until(due) => {}
+            () = retry => {}
         }
     }
+}
+
+/// Up to which batch of a partition a writer's row says that all is there: its head, or its end once it is closed.
+#[must_use]
+pub fn told_by(row: &WriterRow, partition: PartitionId) -> Seq {
+    let heads = row.closed.as_ref().unwrap_or(&row.heads);
+    heads.get(&partition).copied().unwrap_or_default()
 }
 
 /// Where the gap behind `after` ends, and `through` at the latest: its last missing batch. One look goes as far as

@@ -19,9 +19,9 @@ use tonic::Code;
 use crate::harness::{ADMIN, Api, code, endpoint};
 
 /// A tenant with a code, and a writer that records its scans.
-struct Scans<'a> {
+pub(crate) struct Scans<'a> {
     api: &'a Api,
-    tenant: TenantId,
+    pub(crate) tenant: TenantId,
     key: String,
     key_id: String,
     code: String,
@@ -29,7 +29,7 @@ struct Scans<'a> {
 }
 
 impl<'a> Scans<'a> {
-    async fn of(api: &'a Api) -> Self {
+    pub(crate) async fn of(api: &'a Api) -> Self {
         let tenant = api.tenant().await;
         let (key_id, key) = api.key(&tenant, "read_write").await;
         let code = api.post(&key, "/v1/codes", code()).await.ok().text("id");
@@ -82,7 +82,7 @@ impl<'a> Scans<'a> {
         (pending.durable().await.unwrap(), scan)
     }
 
-    async fn scan(&self, at_ms: i64) -> String {
+    pub(crate) async fn scan(&self, at_ms: i64) -> String {
         let (address, _) = self.scan_by(&self.writer, at_ms).await;
         self.api.store.install().ids.event_id(address).to_string()
     }

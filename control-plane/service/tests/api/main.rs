@@ -8,6 +8,7 @@ mod conversions;
 mod endpoints;
 mod events;
 mod harness;
+mod homes;
 mod keys;
 mod outage;
 mod payloads;

@@ -33,6 +33,8 @@ const CHUNK_ROW_BYTES: usize = 200;
 const USAGE_ROW_BYTES: usize = 150;
 /// From above: a key and what surrounds a run's cursor.
 const RUN_FRAME_BYTES: usize = 160;
+/// A partition that is followed.
+const FOLLOWED_BYTES: usize = 16;
 /// A replay's id and the frame of its row.
 const REPLAY_KEY_BYTES: usize = 64;
 /// What a save has for batches when the shared cursor's row is too large for it.
@@ -180,7 +182,7 @@ impl<'a> Draft<'a> {
                 continue;
             };
             if !ledger.run_rows.contains_key(&name) {
-                if !self.spend(run_bytes(&own.run.read)) {
+                if !self.spend_on_run(run_bytes(&own.run.read)) {
                     return false;
                 }
                 self.runs
@@ -306,7 +308,7 @@ impl<'a> Draft<'a> {
 
     pub(super) fn shared_run(&mut self, rule: Rule) {
         let run = &self.ledger.shared;
-        let bytes = run_bytes(&run.read);
+        let bytes = run_bytes(&run.read) + self.ledger.follows.len() * FOLLOWED_BYTES;
         if !self.spend(bytes) {
             // Thousands of writers: a row that is never saved would stop the partition for good. So it is saved beyond
             // the budget, with a little room for what it passes.
@@ -316,16 +318,34 @@ impl<'a> Draft<'a> {
             self.limit = self.limit.max(self.spent + OVERSIZED_ROOM);
         }
         let moved = self.walk(run, None, rule);
-        if !moved.is_empty() {
+        if !moved.is_empty() || !self.ledger.follows.is_empty() {
             let mut cursor = run.saved.clone();
             cursor.advance_all(&moved);
             let row = RunRow {
                 cursor,
+                follows: self.ledger.follows.clone(),
                 ..RunRow::default()
             };
             self.runs.insert(RunName::Shared, Some(row));
         }
         self.shared = moved;
+    }
+
+    /// Spends on the row of an own run. Where one never fits beside the shared run's, because there are thousands of writers or
+    /// a tenant has many partitions, one of them is saved beyond the budget: it would never move otherwise.
+    fn spend_on_run(&mut self, bytes: usize) -> bool {
+        if self.spend(bytes) {
+            return true;
+        }
+        let fits = run_bytes(&self.ledger.shared.read) + bytes <= BYTES_MAX;
+        if fits || !self.own.is_empty() || self.runs.keys().any(|name| matches!(name, RunName::Own(_))) {
+            return false;
+        }
+        metrics::oversized_cursor();
+        self.oversized = true;
+        self.spent += bytes;
+        self.limit = self.limit.max(self.spent + OVERSIZED_ROOM);
+        true
     }
 
     /// Own runs, in turns. Returns where to go on next time, if not all found room.
@@ -346,7 +366,7 @@ impl<'a> Draft<'a> {
                 continue;
             }
             let spent = self.spent;
-            if !is_new && !self.spend(run_bytes(&own.run.read)) {
+            if !is_new && !self.spend_on_run(run_bytes(&own.run.read)) {
                 return Some(*endpoint);
             }
             let moved = self.walk(&own.run, Some(&level), Rule::Attempted);
@@ -458,6 +478,7 @@ impl Subscriber {
                 .saturating_add(u64::try_from(unsaved).unwrap_or(u64::MAX)),
             behind_since: waiting_since.or(own.behind_since),
             cursor,
+            follows: BTreeMap::new(),
         }
     }
 }

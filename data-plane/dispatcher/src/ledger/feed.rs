@@ -192,10 +192,14 @@ impl Ledger {
 
     /// What was counted and is not there after all (it is gone, or its filter was judged only now) is not ahead any more.
     fn forget_behind_if_level(&mut self, endpoint: EndpointId) {
+        let Some((subscriber, own)) = self.own_run(endpoint) else {
+            return;
+        };
+        if !self.is_level(subscriber.config.tenant, &own.run.read) {
+            return;
+        }
         let subscriber = self.subscribers.get_mut(&endpoint);
-        if let Some(own) = subscriber.and_then(|subscriber| subscriber.own.as_mut())
-            && own.run.read == self.shared.read
-        {
+        if let Some(own) = subscriber.and_then(|subscriber| subscriber.own.as_mut()) {
             (own.behind, own.behind_since) = (0, None);
         }
     }
@@ -217,9 +221,10 @@ impl Ledger {
         if !self.may_feed_own(subscriber, now) {
             return None;
         }
+        let tenant = subscriber.config.tenant;
         self.shared.read.iter().find_map(|(stream, through)| {
             let after = own.run.read.at(stream);
-            (after < through).then_some((stream, after, through))
+            (after < through && self.concerns(tenant, stream)).then_some((stream, after, through))
         })
     }
 
@@ -237,6 +242,7 @@ impl Ledger {
             self.subscribers.get(endpoint).is_some_and(|subscriber| {
                 let read = |own: &super::Own| own.run.read.at(stream) == before;
                 subscriber.own.as_ref().is_some_and(read)
+                    && self.concerns(subscriber.config.tenant, stream)
                     && !subscriber.is_blocked()
                     && subscriber.hold.is_none()
                     && subscriber.queue.fresh_len() < self.own_window()

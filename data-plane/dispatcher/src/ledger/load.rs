@@ -146,6 +146,7 @@ impl Ledger {
     fn load_runs(&mut self, runs: BTreeMap<RunName, (RunRow, String)>) {
         if let Some((row, _)) = runs.get(&RunName::Shared) {
             self.shared = Run::resume(row.cursor.clone());
+            self.follows = row.follows.clone();
         }
         for (name, (row, text)) in runs {
             self.run_rows.insert(name, text);

@@ -13,6 +13,7 @@
 //! - [`replay`]: the events of a range are sent again, beside the live ones.
 //! - [`skip`]: what an endpoint that resumes with `now` is not sent.
 //! - [`settle`]: endpoints leave the shared run, rejoin it, and are removed.
+//! - [`spread`]: tenants whose scans lie in several partitions.
 //! - `order`: one code's events one after the other.
 //! - [`load`]: from a saved checkpoint.
 //! - [`backlog`]: what the control plane is told; `announce`: what subscribers are told of an endpoint's health.
@@ -33,6 +34,7 @@ pub mod replay;
 pub mod sending;
 pub mod settle;
 pub mod skip;
+pub mod spread;
 
 #[cfg(test)]
 mod announce_tests;
@@ -295,6 +297,10 @@ pub struct Ledger {
     leaving: Option<Timestamp>,
     /// What was under way when the partition was handed over to us.
     abroad: Vec<Abroad>,
+    /// The partitions of tenants that have more than this one.
+    spread: HashMap<TenantId, Vec<PartitionId>>,
+    /// The other ones that are followed, and whether an endpoint that is new here is sent nothing of their past.
+    follows: BTreeMap<PartitionId, bool>,
 }
 
 impl Ledger {
@@ -331,6 +337,8 @@ impl Ledger {
             replay_turn: None,
             leaving: None,
             abroad: Vec::new(),
+            spread: HashMap::new(),
+            follows: BTreeMap::new(),
         }
     }
 
@@ -438,9 +446,10 @@ impl Ledger {
         &self,
         known: impl Fn(crate::cursor::Stream) -> bool,
     ) -> Vec<(EndpointId, crate::cursor::Stream, Seq, Seq)> {
-        let gone = |own: &Own| {
+        let gone = |tenant: TenantId, own: &Own| {
             let read = own.run.read.clone();
-            let behind = self.shared.read.iter().filter(|(stream, _)| !known(*stream));
+            let lost = |stream: crate::cursor::Stream| !known(stream) && self.concerns(tenant, stream);
+            let behind = self.shared.read.iter().filter(|(stream, _)| lost(*stream));
             let behind: Vec<_> = behind
                 .map(|(stream, through)| (stream, read.at(stream), through))
                 .filter(|(_, after, through)| after < through)
@@ -450,7 +459,7 @@ impl Ledger {
         let own = self.own.iter().filter_map(|endpoint| self.own_run(*endpoint));
         own.flat_map(|(subscriber, own)| {
             let id = subscriber.config.id;
-            gone(own)
+            gone(subscriber.config.tenant, own)
                 .into_iter()
                 .map(move |(stream, after, through)| (id, stream, after, through))
         })

@@ -63,7 +63,7 @@ impl Ledger {
             return false;
         };
         let waits = |(_, since): (EventAddress, Instant)| now.duration_since(since) >= REJOIN_BELOW;
-        own.run.read == self.shared.read
+        self.is_level(subscriber.config.tenant, &own.run.read)
             && !subscriber.is_blocked()
             && subscriber.held_until().is_none_or(|until| until <= now)
             && !subscriber.queue.oldest_fresh().is_some_and(waits)
@@ -77,11 +77,14 @@ impl Ledger {
 
     /// The endpoint goes on with a run of its own.
     pub(super) fn leave(&mut self, endpoint: EndpointId) {
+        let Some(tenant) = self.subscribers.get(&endpoint).map(|it| it.config.tenant) else {
+            return;
+        };
+        let mut run = Run::resume(self.part_of(tenant, &self.shared.saved));
+        run.read = self.part_of(tenant, &self.shared.read);
         let Some(subscriber) = self.subscribers.get_mut(&endpoint) else {
             return;
         };
-        let mut run = Run::resume(self.shared.saved.clone());
-        run.read = self.shared.read.clone();
         let unsaved = subscriber
             .deliveries
             .iter()

@@ -15,7 +15,7 @@ use qrelay_store::{
     limits,
     model::{Endpoint, Tenant},
     reader::end_of_gap,
-    store::{AttemptRow, Cas, Command, Result, StoreError},
+    store::{AttemptRow, Cas, Command, Result, SharedStore, StoreError},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Shard, answered,
     commands::Asked,
+    followed::Followed,
     reader::{LogReader, NEWS_MAX, News, see},
     saving::Answer,
     skips::{PassedOver, Told, passed_over},
@@ -211,7 +212,9 @@ impl Actor {
         ledger
             .subscribers()
             .for_each(|subscriber| asking.learn(&subscriber.config));
-        let reader = LogReader::new(store, events, partition, &ledger.shared().read, asking, sender);
+        let followed = followed(&store, &mut ledger, tenants);
+        let read = &ledger.shared().read;
+        let reader = LogReader::new(store, events, (partition, followed), read, asking, sender);
         let mut work = JoinSet::new();
         let reader = work.spawn(async move {
             reader.run().await;
@@ -422,9 +425,10 @@ impl Actor {
                 tenants,
                 batch,
             } => {
-                tenants
-                    .iter()
-                    .for_each(|tenant| self.turns.paces.limit_tenant(tenant));
+                for tenant in &tenants {
+                    self.turns.paces.limit_tenant(tenant);
+                    self.ledger.learn_tenant(tenant);
+                }
                 for endpoint in endpoints {
                     let id = endpoint.id;
                     self.ledger.subscribe(endpoint);
@@ -439,16 +443,20 @@ impl Actor {
                 self.match_parked();
             }
             News::Gap(stream, through) => self.ledger.skip_shared(stream, through),
+            News::Followed(told) => self.ledger.follow(told.partition, &told.passed, told.level),
             News::Writers(writers) => {
-                let partition = self.partition;
-                let known =
-                    |stream: Stream| stream.partition != partition || writers.contains(&stream.writer);
+                let of = |stream: Stream| writers.get(&stream.partition);
+                let known = |stream: Stream| {
+                    stream == Stream::CONFIG || of(stream).is_some_and(|it| it.contains(&stream.writer))
+                };
                 // Retention took their batches while these lagged. Were they forgotten now, nobody would ever tell.
                 for (endpoint, stream, after, through) in self.ledger.left_behind(known) {
                     self.give_up_gone(endpoint, stream, after.next(), through);
                     self.ledger.skip_own(endpoint, stream, through);
                 }
                 self.ledger.forget_streams(known);
+                self.ledger
+                    .follow_only(|partition| writers.contains_key(&partition));
             }
         }
     }
@@ -684,6 +692,21 @@ impl Actor {
     pub(super) fn wall(&self) -> Timestamp {
         self.shard.sender.clock.now()
     }
+}
+
+/// The partitions beside its own that the owner follows, as the checkpoint and the tenants of its endpoints have it.
+fn followed(store: &SharedStore, ledger: &mut Ledger, tenants: &[Arc<Tenant>]) -> Followed {
+    let (home, read) = (ledger.partition(), &ledger.shared().read);
+    let mut followed = Followed::new(Arc::clone(store), home, ledger.follows(), read);
+    let endpoints: Vec<_> = ledger
+        .subscribers()
+        .map(|known| Arc::clone(&known.config))
+        .collect();
+    for told in followed.learn(tenants, &endpoints) {
+        ledger.follow(told.partition, &told.passed, told.level);
+    }
+    tenants.iter().for_each(|tenant| ledger.learn_tenant(tenant));
+    followed
 }
 
 /// Reads on for an own run, at most as far as the shared run was. A batch that is missing there was given up by the

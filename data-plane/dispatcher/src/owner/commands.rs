@@ -12,7 +12,7 @@ use qrelay_store::{
     event::Event,
     id::{CommandId, EventAddress},
     limits,
-    model::Endpoint,
+    model::{Endpoint, Tenant},
     store::{AttemptRow, Command, CommandKind, CommandResult, DeliveryStatus, Result},
 };
 use tokio::time::Instant;
@@ -33,6 +33,8 @@ pub(super) struct Asked {
     pub(super) command: Command,
     /// Its endpoint as it is now: its creation may not have come through the configuration log yet.
     pub(super) endpoint: Option<Arc<Endpoint>>,
+    /// Its tenant, for the same reason.
+    pub(super) tenant: Option<Arc<Tenant>>,
     /// The last row of the delivery that is to be sent again.
     pub(super) last: Option<AttemptRow>,
 }
@@ -61,6 +63,10 @@ impl Actor {
                 let pending = shard.store.pending_commands(partition, limit).await?;
                 for command in pending.into_iter().filter(|command| !known.contains(&command.id)) {
                     let endpoint = shard.store.endpoint(command.kind.endpoint()).await?;
+                    let tenant = match &endpoint {
+                        Some(endpoint) => shard.store.tenant(endpoint.tenant).await?,
+                        None => None,
+                    };
                     let last = match command.kind {
                         CommandKind::Test { .. }
                         | CommandKind::Replay { .. }
@@ -75,6 +81,7 @@ impl Actor {
                     all.push(Asked {
                         command,
                         endpoint,
+                        tenant,
                         last,
                     });
                 }
@@ -104,6 +111,9 @@ impl Actor {
             {
                 None => self.refuse(id, "the endpoint does not exist"),
                 Some(endpoint) => {
+                    if let Some(tenant) = &asked.tenant {
+                        self.ledger.learn_tenant(tenant);
+                    }
                     self.ledger.subscribe(endpoint);
                     match asked.command.kind {
                         CommandKind::Test { .. } => self.take_test(asked.command),

@@ -9,6 +9,7 @@ mod abroad;
 mod actor;
 mod announce;
 mod commands;
+mod followed;
 mod reader;
 mod replays;
 mod retries;

@@ -1,11 +1,15 @@
-//! Reads a partition and the configuration log for the shared run.
+//! Reads a partition, those that are followed beside it, and the configuration log for the shared run.
 //!
 //! One task per owned partition. Its rounds keep the order that loses no event: learn heads, then read the configuration
 //! log's tail, then read up to those heads and no further. What it finds goes to the owner in this order through one
 //! bounded channel, so the owner has applied every change that was announced before a head was learned by the time it
 //! matches what that head covers. When the owner cannot take more, the reader waits.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use qrelay_store::{
     id::{ConfigSeq, PartitionId, Seq, TenantId, WriterId},
@@ -20,6 +24,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use super::followed::{Followed, Told};
 use crate::{
     bodies::Bodies,
     cursor::{Cursor, Stream},
@@ -37,6 +42,8 @@ const READ_BYTES: usize = limits::READ_BYTES_MAX / 4;
 const CONFIG_ROWS: usize = 64;
 /// Pause after the store failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(250);
+/// So often everything is read on before heads are looked for again, where a partition may be far behind the others.
+const READS_MAX: usize = 8;
 /// How often the owner hears which writers still exist.
 const WRITERS_PERIOD: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 
@@ -56,8 +63,10 @@ pub(super) enum News {
     Batches(Vec<SeenBatch>),
     /// Batches that are given up as missing.
     Gap(Stream, Seq),
-    /// All writers that are still known; the others' streams can be forgotten.
-    Writers(BTreeSet<WriterId>),
+    /// What there is to know of a partition that is followed.
+    Followed(Told),
+    /// All writers that are still known, of each partition that is read or followed; other streams can be forgotten.
+    Writers(BTreeMap<PartitionId, BTreeSet<WriterId>>),
 }
 
 /// The task.
@@ -66,12 +75,19 @@ pub(super) struct LogReader {
     bodies: Bodies,
     partition: PartitionId,
     reader: PartitionReader,
+    followed: Followed,
     config: ConfigSeq,
     /// The endpoints of the owner's whose filters ask for codes: as it has them when it matches what was sent last.
     asking: Asking,
     filters: Filters,
     out: mpsc::Sender<News>,
     writers_due: Instant,
+}
+
+/// What a round left to be read that could be read.
+enum Left {
+    Nothing,
+    Some,
 }
 
 /// The owner is gone.
@@ -98,7 +114,7 @@ impl LogReader {
     pub(super) fn new(
         store: SharedStore,
         (bodies, filters): (Bodies, Filters),
-        partition: PartitionId,
+        (partition, followed): (PartitionId, Followed),
         from: &Cursor,
         asking: Asking,
         out: mpsc::Sender<News>,
@@ -107,6 +123,7 @@ impl LogReader {
         let positions = streams.map(|(stream, seq)| (stream.writer, seq)).collect();
         Self {
             reader: PartitionReader::new(Arc::clone(&store), partition, positions),
+            followed,
             config: ConfigSeq::new(from.at(Stream::CONFIG).as_u64()),
             store,
             bodies,
@@ -123,7 +140,8 @@ impl LogReader {
         let mut config = self.store.hints().config();
         loop {
             match self.round().await {
-                Ok(()) => {}
+                Ok(Left::Nothing) => {}
+                Ok(Left::Some) => continue,
                 Err(Stop::Gone) => return,
                 Err(Stop::Store(error)) => {
                     tracing::warn!(partition = %self.partition, %error, "cannot read the log; trying again");
@@ -133,6 +151,7 @@ impl LogReader {
             tokio::select! {
                 biased;
                 () = self.reader.changed() => {}
+                () = self.followed.changed(), if self.followed.reads() => {}
                 moved = config.changed() => {
                     // The sender lives in the store's hints, which this task holds.
                     if moved.is_err() {
@@ -143,25 +162,54 @@ impl LogReader {
         }
     }
 
-    async fn round(&mut self) -> Result<(), Stop> {
-        self.reader.refresh().await?;
+    async fn round(&mut self) -> Result<Left, Stop> {
+        let rows = self.reader.refresh().await?;
+        self.followed.refresh(rows.as_deref()).await;
         self.read_config().await?;
-        loop {
-            let items = self.reader.read(READ_BYTES).await?;
-            if items.is_empty() {
-                break;
+        if let Some(rows) = rows {
+            for told in self.followed.pass(&rows) {
+                self.send(News::Followed(told)).await?;
             }
-            self.tell(items).await?;
         }
+        let left = self.read_logs().await?;
         if Instant::now() >= self.writers_due {
             self.writers_due = Instant::now() + WRITERS_PERIOD;
-            let writers = self.reader.positions().into_keys().collect();
+            let mut writers = self.followed.writers();
+            let own = self.reader.positions().into_keys().collect();
+            writers.insert(self.partition, own);
             self.send(News::Writers(writers)).await?;
         }
-        Ok(())
+        Ok(left)
     }
 
-    async fn tell(&mut self, items: Vec<Item>) -> Result<(), Stop> {
+    /// Reads on in turns, up to the heads.
+    async fn read_logs(&mut self) -> Result<Left, Stop> {
+        let mut turn = 0;
+        loop {
+            let mut more = false;
+            for partition in self.followed.read_ones() {
+                let items = self.followed.read(partition, READ_BYTES).await;
+                if !items.is_empty() {
+                    more = true;
+                    self.tell(partition, items).await?;
+                }
+            }
+            let items = self.reader.read(READ_BYTES).await?;
+            if !items.is_empty() {
+                more = true;
+                self.tell(self.partition, items).await?;
+            }
+            if !more {
+                return Ok(Left::Nothing);
+            }
+            turn += 1;
+            if turn >= READS_MAX && self.followed.reads() {
+                return Ok(Left::Some);
+            }
+        }
+    }
+
+    async fn tell(&mut self, partition: PartitionId, items: Vec<Item>) -> Result<(), Stop> {
         let mut batches = Vec::with_capacity(items.len());
         let mut budget = Budget::of_read();
         for item in items {
@@ -176,10 +224,7 @@ impl LogReader {
                 }
                 Item::Gap { writer, through, .. } => {
                     self.send(News::Batches(std::mem::take(&mut batches))).await?;
-                    let stream = Stream {
-                        partition: self.partition,
-                        writer,
-                    };
+                    let stream = Stream { partition, writer };
                     self.send(News::Gap(stream, through)).await?;
                 }
             }
@@ -236,6 +281,9 @@ impl LogReader {
             }
         }
         endpoints.iter().for_each(|endpoint| self.asking.learn(endpoint));
+        for told in self.followed.learn(&tenants, &endpoints) {
+            self.send(News::Followed(told)).await?;
+        }
         self.judge(&mut batch, &mut Budget::of_read()).await?;
         Ok(News::Config {
             endpoints,

@@ -1,8 +1,8 @@
 //! Replays: what their tenants ask for, and their reads of the log.
 //!
-//! Reads go forwards in time: all of the configuration log first, then the partition's batches in the order of their
-//! latest records, from the first that can hold something of the range. Batches hold a bounded time, so the first one
-//! that is later by that much ends the range. Retention takes batches in the same order: when the batch that was to
+//! Reads go forwards in time: all of the configuration log first, then the home's batches in the order of their latest
+//! records, from the first that can hold something of the range. Batches hold a bounded time, so the first one that is later
+//! by that much ends the range. Then the tenant's other partitions, if it has some, one after the other. Retention takes batches in the same order: when the batch that was to
 //! come next is gone, what it and its followers held is given up, and the replay says up to what time.
 
 use std::{sync::Arc, time::Duration};
@@ -109,7 +109,7 @@ impl Actor {
             };
             let reading = Reading {
                 endpoint: Arc::clone(&subscriber.config),
-                partition: self.partition,
+                partitions: self.ledger.partitions_of(subscriber.config.tenant),
                 range,
                 from,
             };
@@ -162,7 +162,8 @@ pub(super) const TOO_MANY: &str = "as many replays of the endpoint are under way
 /// A read for a replay.
 struct Reading {
     endpoint: Arc<Endpoint>,
-    partition: PartitionId,
+    /// The tenant's, the home first.
+    partitions: Vec<PartitionId>,
     range: ReplayRange,
     from: ReplayPosition,
 }
@@ -212,7 +213,10 @@ impl Reading {
         let begin: BatchKey = (self.range.start, WriterId::from_u64(0), Seq::ZERO);
         let after = upto.log.unwrap_or(begin);
         let limit = REPLAY_BATCHES_PER_READ + 1;
-        let batches = shard.store.batches_after(self.partition, after, limit).await?;
+        let home = self.partitions.first().copied();
+        let home = home.expect("invariant: an endpoint has a home");
+        let partition = upto.partition.unwrap_or(home);
+        let batches = shard.store.batches_after(partition, after, limit).await?;
         let end = self.range.end.after(BATCH_SPAN_MAX);
         let keys: Vec<BatchKey> = batches.iter().map(key).collect();
         let (mut steps, mut budget) = (Vec::new(), Budget::of_own_run());
@@ -238,7 +242,10 @@ impl Reading {
             if batches.is_empty() && upto.next.is_some() {
                 upto.expired_before = upto.expired_before.max(Some(self.range.end));
             }
-            upto.log_read = true;
+            match self.after(partition) {
+                Some(next) => (upto.partition, upto.log, upto.next) = (Some(next), None, None),
+                None => upto.log_read = true,
+            }
             steps.push(ReplayStep {
                 seen: None,
                 known: Vec::new(),
@@ -246,6 +253,12 @@ impl Reading {
             });
         }
         Ok(steps)
+    }
+
+    /// The partition that is walked after another one. A tenant's later ones come last, so that none is left out.
+    fn after(&self, partition: PartitionId) -> Option<PartitionId> {
+        let mut all = self.partitions.iter().skip_while(|it| **it != partition);
+        all.nth(1).copied()
     }
 
     /// A batch with what of it is for the endpoint, and what became of that.

@@ -329,10 +329,7 @@ impl Book {
     ) {
         let mut judged = self.judged.remove(&endpoint).unwrap_or_default();
         let mut owed = Vec::new();
-        for (stream, through) in passed
-            .iter()
-            .filter(|(stream, _)| stream.partition == created.home)
-        {
+        for (stream, through) in passed.iter().filter(|(stream, _)| *stream != Stream::CONFIG) {
             let mut all_recorded = true;
             let first = (stream.partition, stream.writer, judged.at(stream).next());
             if judged.at(stream) >= through {

@@ -9,7 +9,7 @@ use qrelay_store::{
     Clock, Timestamp,
     appender::Appender,
     clock::SharedClock,
-    id::{CodeId, EndpointId, EventId, OwnerId, PartitionId, TenantId, WriterId},
+    id::{CodeId, EndpointId, EventId, OwnerId, PartitionId, Seq, TenantId, WriterId},
     limits::GATE_WAIT_MAX,
     model::{SecretRow, TlsClient},
     reader::{PartitionReader, end_of},
@@ -26,6 +26,7 @@ use super::{
     process::Env,
     sim::{Link, pause},
     store::ids,
+    world::OTHER,
 };
 use crate::{
     Config, Deps,
@@ -38,12 +39,13 @@ const AFTER_FAILURE: Duration = Duration::from_millis(250);
 /// How long a writer that is asked to end tries to.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
-/// A tenant, its code, and the partition of both.
+/// A tenant, its code, the partition of both, and another one that its scans may be in.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Account {
     pub(super) tenant: TenantId,
     pub(super) code: CodeId,
     pub(super) partition: PartitionId,
+    pub(super) other: Option<PartitionId>,
 }
 
 /// Records scans until it is asked to end; then closes its writer.
@@ -82,7 +84,13 @@ pub(super) async fn write(env: Env, accounts: Vec<Account>) {
 
 fn record(env: &Env, appender: &Appender, account: Account, waiting: &mut JoinSet<()>) {
     let at = env.clock.now();
-    let Ok(pending) = appender.append(account.partition, at, &Record::Scan(scan(account, at))) else {
+    let mut partition = account.partition;
+    if let Some(other) = account.other
+        && env.link.sim.lock().dice.chance(500)
+    {
+        partition = other;
+    }
+    let Ok(pending) = appender.append(partition, at, &Record::Scan(scan(account, at))) else {
         return;
     };
     let (link, event) = (env.link.clone(), pending.address());
@@ -175,7 +183,7 @@ async fn close(store: &SharedStore, writer: WriterId) -> Result<()> {
     else {
         return Ok(());
     };
-    let last = end_of(store, row, &Heads::new()).await?;
+    let last = end_of(store, row, &Heads::from([(OTHER, Seq::ZERO)])).await?;
     store.close_writer(writer, &last).await
 }
 

@@ -34,8 +34,8 @@ pub(super) enum Scenario {
 }
 
 impl Scenario {
-    /// Deliverers have one partition: their owners of several wait for the same word, and tokio lets them run in an order
-    /// of its own.
+    /// Deliverers lease one partition: their owners of several wait for the same word, and tokio lets them run in an order
+    /// of its own. Its tenants have another one beside it, which the owner follows ([`OTHER`]).
     const fn partitions(self) -> u16 {
         match self {
             Self::Log => 2,
@@ -52,6 +52,8 @@ pub(super) struct Run {
     pub(super) counts: Counts,
 }
 
+/// The other partition of deliverers' tenants; nobody leases it.
+pub(super) const OTHER: PartitionId = PartitionId::new(40);
 /// After the healing the next of what was promised comes within so long: a lease is taken over, a writer is found silent,
 /// and what was tried and failed is tried again.
 const HEALED_WITHIN: Millis = 90_000;
@@ -342,10 +344,21 @@ impl World {
     fn account(&mut self, partition: PartitionId) {
         let (tenant, code) = (TenantId::random(), CodeId::random());
         let inner = &mut *self.sim.lock();
-        inner
-            .tables
-            .tenants
-            .insert(tenant, Arc::new(a_tenant(tenant, partition)));
+        let mut row = a_tenant(tenant, partition);
+        if self.scenario == Scenario::Delivery {
+            row.partitions.push(OTHER);
+            inner.tables.announce(ConfigChange {
+                resource: ResourceId::Tenant(tenant),
+                tenant,
+                version: 1,
+                at: Timestamp::EPOCH,
+                actor: "admin".into(),
+                event: None,
+                health: None,
+            });
+        }
+        let other = row.partitions.get(1).copied();
+        inner.tables.tenants.insert(tenant, Arc::new(row));
         inner
             .tables
             .codes
@@ -354,6 +367,7 @@ impl World {
             tenant,
             code,
             partition,
+            other,
         });
     }
 

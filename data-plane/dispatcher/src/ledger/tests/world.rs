@@ -46,6 +46,10 @@ use crate::{
 
 pub(super) const ENDPOINTS: u8 = 3;
 pub(super) const STREAMS: u64 = 2;
+/// The tenant's other partition, in which the last writer records.
+const OTHER: PartitionId = PartitionId::new(1);
+/// One that is followed for other tenants.
+const FOREIGN: PartitionId = PartitionId::new(2);
 /// Batches that an own run's read brings at most.
 const OWN_READ_BATCHES: usize = 3;
 
@@ -104,6 +108,8 @@ pub(super) struct World {
     begun_before: BTreeSet<ReplayId>,
     /// How many deliveries were given up because their endpoint skips them, repeats included.
     pub(super) skipped: usize,
+    /// How far the partition is passed that is followed for others.
+    passed: u64,
     /// How often somebody left the shared run, and rejoined it; and rejoined with deliveries that were not done.
     pub(super) moves: Moves,
 }
@@ -162,6 +168,7 @@ impl World {
             cancelled: BTreeSet::new(),
             begun_before: BTreeSet::new(),
             skipped: 0,
+            passed: 0,
             moves: Moves::default(),
         };
         world.reload();
@@ -210,6 +217,10 @@ impl World {
         let (ledger, damage) = Ledger::load(PartitionId::new(0), epoch, loaded, self.at());
         assert_eq!(damage, Damage::default());
         self.ledger = ledger;
+        let mut tenant = fixture::tenant_row();
+        tenant.partitions.push(OTHER);
+        self.ledger.learn_tenant(&Arc::new(tenant));
+        self.ledger.follow(OTHER, &BTreeMap::new(), true);
     }
 
     fn chunk(&self, key: &RowKey, row: &str) -> (ChunkName, DoneMap, Vec<outstanding::Entry>) {
@@ -240,6 +251,11 @@ impl World {
         let shared = cursor(RunName::Shared).unwrap_or_default();
         for endpoint in self.endpoints.keys().copied().collect::<Vec<_>>() {
             let own = cursor(RunName::Own(endpoint));
+            let mut streams = own.iter().flat_map(Cursor::iter);
+            assert!(
+                streams.all(|(stream, _)| stream.partition != FOREIGN),
+                "an own cursor has what is another tenant's"
+            );
             assert!(
                 own.as_ref().is_none_or(|own| own.is_within(&shared)),
                 "an own cursor is past the shared one"
@@ -286,7 +302,9 @@ impl World {
         let at = self.recorded_at(stream.address(seq, 0));
         let mut usage = UsageDelta::default();
         let events = (0..count.unwrap_or_default()).map(|index| {
-            usage.count_scan(fixture::tenant(), at, Classification::Human);
+            if stream.partition != OTHER {
+                usage.count_scan(fixture::tenant(), at, Classification::Human);
+            }
             Seen {
                 index,
                 tenant: fixture::tenant(),
@@ -636,7 +654,12 @@ impl World {
         match op {
             Op::Append { writer, count } => self.append(*writer, Some(*count)),
             Op::Miss(writer) => self.append(*writer, None),
-            Op::ReadShared => self.read_shared(),
+            Op::ReadShared => {
+                self.passed += 1;
+                let passed = BTreeMap::from([(WriterId::from_u64(1), Seq::new(self.passed))]);
+                self.ledger.follow(FOREIGN, &passed, true);
+                self.read_shared();
+            }
             Op::ReadUndecided(number) => self.read_shared_without(Some(id(number))),
             Op::ReadOwn => self.read_own(),
             Op::AskOwn(number) => self.ask_own(id(number)),
@@ -716,7 +739,8 @@ impl World {
     pub(super) fn check(&self) {
         let all = self.batches(&Cursor::default(), &self.ledger.shared().read);
         let all: Vec<_> = all.into_iter().flat_map(|(_, _, events)| events).collect();
-        let scans = u64::try_from(all.len()).unwrap();
+        let counted = all.iter().filter(|event| event.partition != OTHER);
+        let scans = u64::try_from(counted.count()).unwrap();
         let expected: BTreeSet<Delivery> = self
             .endpoints
             .keys()
@@ -906,7 +930,11 @@ pub(super) fn op_or_skip() -> impl Strategy<Value = Op> {
 
 pub(super) fn stream(writer: u64) -> Stream {
     Stream {
-        partition: PartitionId::new(0),
+        partition: if writer == STREAMS {
+            OTHER
+        } else {
+            PartitionId::new(0)
+        },
         writer: WriterId::from_u64(writer),
     }
 }

@@ -32,7 +32,7 @@ const OPS: [Op; 10] = [
 ];
 
 /// Two ways into the same store, neither of which proves that the other is dead.
-async fn two_ways(world: &World) -> [std::sync::Arc<FaultStore>; 2] {
+pub(super) async fn two_ways(world: &World) -> [std::sync::Arc<FaultStore>; 2] {
     [(); 2].map(|()| {
         let store = FaultStore::new(std::sync::Arc::clone(&world.store) as SharedStore);
         store.set_exclusive(false);

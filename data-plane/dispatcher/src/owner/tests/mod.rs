@@ -6,6 +6,7 @@ mod filters;
 mod health;
 mod leases;
 mod pace;
+mod partitions;
 mod replays;
 mod retries;
 mod skips;

@@ -17,7 +17,7 @@ use qrelay_store::{
 use super::world::{OK, Receiver, World, until};
 
 /// All that was recorded so far.
-fn all() -> ReplayRange {
+pub(super) fn all() -> ReplayRange {
     ReplayRange {
         start: Timestamp::EPOCH,
         end: SystemClock.now().after(Duration::from_secs(1)),
@@ -28,7 +28,7 @@ fn all() -> ReplayRange {
 }
 
 /// Asks as the control plane does.
-async fn ask(world: &World, endpoint: &Endpoint, range: ReplayRange) -> ReplayId {
+pub(super) async fn ask(world: &World, endpoint: &Endpoint, range: ReplayRange) -> ReplayId {
     let replay = ReplayId::random(endpoint.id);
     put(
         world,
@@ -56,7 +56,7 @@ async fn row(world: &World, replay: ReplayId) -> Option<ReplayRow> {
     row.map(|row| serde_json::from_str(&row).unwrap())
 }
 
-async fn ends(world: &World, replay: ReplayId, state: ReplayState) -> ReplayRow {
+pub(super) async fn ends(world: &World, replay: ReplayId, state: ReplayState) -> ReplayRow {
     until("the replay ends", async || {
         row(world, replay).await.is_some_and(|row| row.state == state)
     })
@@ -79,7 +79,7 @@ async fn all_over(world: &World, endpoint: &Endpoint, count: usize) {
     .await;
 }
 
-fn counts(ids: &[String]) -> HashMap<&str, usize> {
+pub(super) fn counts(ids: &[String]) -> HashMap<&str, usize> {
     let mut counts = HashMap::new();
     for id in ids {
         *counts.entry(id.as_str()).or_default() += 1;
@@ -288,10 +288,14 @@ async fn a_replay_waits_for_a_paused_endpoint_and_too_many_are_refused() {
     })
     .await;
     let heard = receiver.ids().len();
-    let replay = ask(&world, &endpoint, all()).await;
-    for _ in 1..REPLAYS_UNDER_WAY_MAX {
-        ask(&world, &endpoint, all()).await;
+    let mut begun = Vec::new();
+    for _ in 0..REPLAYS_UNDER_WAY_MAX {
+        let replay = ask(&world, &endpoint, all()).await;
+        // Of those that are asked for at once any may be the one too many.
+        until("it has begun", async || row(&world, replay).await.is_some()).await;
+        begun.push(replay);
     }
+    let replay = begun[0];
     let surplus = ask(&world, &endpoint, all()).await;
     until("the surplus is refused", async || {
         let id = CommandId::from_bytes(surplus.own());

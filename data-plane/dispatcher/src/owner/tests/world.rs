@@ -13,7 +13,7 @@ use qrelay_store::{
     clock::{SharedClock, SystemClock},
     event::EventType,
     fault::FaultStore,
-    id::{CodeId, EndpointId, EventAddress, PartitionId, SecretId, TenantId},
+    id::{CodeId, EndpointId, EventAddress, PartitionId, SecretId, Seq, TenantId, WriterId},
     model::{
         Code, CodeStatus, Durability, Endpoint, EndpointIntent, EventPattern, FailureRules, Filter, Host,
         IpPrivacy, Ordering, RateLimit, Resource, SecretRow, ShortLink, Signature, Tenant, TenantStatus,
@@ -36,6 +36,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     Config, Deps,
+    checkpoint::RunRow,
     exchange::{self, Exchanger},
     secrets::{SecretOpener, Unopened},
 };
@@ -82,9 +83,14 @@ pub(super) struct World {
 impl World {
     /// With one partition, a tenant and a code; nothing delivers yet.
     pub(super) async fn new() -> Self {
+        Self::with_partitions(1, &[0]).await
+    }
+
+    /// The same with so many partitions; its tenant has these.
+    pub(super) async fn with_partitions(count: u16, of_tenant: &[u16]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = Options {
-            partitions: 1,
+            partitions: count,
             ..Options::default()
         };
         let sqlite = SqliteStore::open(dir.path(), &options).unwrap();
@@ -105,7 +111,8 @@ impl World {
             running: None,
             dir,
         };
-        world.create(Resource::Tenant(world.a_tenant()), None).await;
+        let tenant = world.a_tenant(1, of_tenant);
+        world.create(Resource::Tenant(tenant), None).await;
         world
             .create(
                 Resource::Code(Box::new(world.a_code())),
@@ -115,7 +122,7 @@ impl World {
         world
     }
 
-    fn a_tenant(&self) -> Tenant {
+    fn a_tenant(&self, version: u64, partitions: &[u16]) -> Tenant {
         let now = self.clock.now();
         Tenant {
             id: self.tenant,
@@ -123,10 +130,10 @@ impl World {
             status: TenantStatus::Active,
             durability: Durability::Durable,
             ip_privacy: IpPrivacy::Drop,
-            partitions: vec![self.partition],
+            partitions: partitions.iter().copied().map(PartitionId::new).collect(),
             created_at: now,
             updated_at: now,
-            version: 1,
+            version,
             rate_limit: None,
             unrecordable_scans: UnrecordableScans::Refuse,
         }
@@ -248,10 +255,22 @@ impl World {
     pub(super) async fn limit_tenant(&self, rate_limit: Option<RateLimit>) {
         let tenant = Tenant {
             rate_limit,
-            version: 2,
-            ..self.a_tenant()
+            ..self.a_tenant(2, &[0])
         };
-        let expected = Expected::Version(1);
+        self.change_tenant(tenant).await;
+    }
+
+    /// The tenant has these partitions from now on, and this status.
+    pub(super) async fn spread_tenant(&self, version: u64, partitions: &[u16], status: TenantStatus) {
+        let tenant = Tenant {
+            status,
+            ..self.a_tenant(version, partitions)
+        };
+        self.change_tenant(tenant).await;
+    }
+
+    async fn change_tenant(&self, tenant: Tenant) {
+        let expected = Expected::Version(tenant.version - 1);
         self.change(Resource::Tenant(tenant), expected, None, SecretChange::Keep)
             .await;
     }
@@ -309,16 +328,37 @@ impl World {
 
     /// The same of a version of the code.
     pub(super) async fn scan_at_version(&self, count: usize, version: u64) -> Vec<String> {
-        use qrelay_store::store::Store;
+        self.scan_in(self.partition, count, version).await
+    }
+
+    /// The same in a partition.
+    pub(super) async fn scan_in(&self, partition: PartitionId, count: usize, version: u64) -> Vec<String> {
+        use qrelay_store::store::{Log, Store};
         let mut pending = Vec::new();
         for _ in 0..count {
             let at = self.clock.now();
             let scan = Record::Scan(a_scan(self.tenant, self.code, version, at));
-            pending.push(self.appender.append(self.partition, at, &scan).unwrap());
+            let begun = Instant::now();
+            // A disk that is slow for a moment refuses, and is late.
+            pending.push(loop {
+                match self.appender.append(partition, at, &scan) {
+                    Ok(pending) => break pending,
+                    Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            });
         }
         let mut ids = Vec::new();
         for pending in pending {
-            let address: EventAddress = pending.durable().await.unwrap();
+            let address: EventAddress = pending.address();
+            if pending.durable().await.is_err() {
+                let EventAddress { writer, seq, .. } = address;
+                until("it is durable", async || {
+                    let batch = self.store.batch(partition, writer, seq).await.unwrap();
+                    batch.is_some()
+                })
+                .await;
+            }
             ids.push(self.store.install().ids.event_id(address).to_string());
         }
         ids
@@ -364,6 +404,28 @@ impl World {
             *count.entry(key.kind.as_str()).or_default() += 1;
         }
         count
+    }
+
+    /// The shared run of a partition, as it is saved.
+    pub(super) async fn shared_run(&self, partition: PartitionId) -> RunRow {
+        use qrelay_store::{checkpoint::Follows, store::Leases};
+        let row = self
+            .store
+            .checkpoint_row(partition, &Follows::key())
+            .await
+            .unwrap();
+        row.map(|row| serde_json::from_str(&row).unwrap())
+            .unwrap_or_default()
+    }
+
+    /// How many batches of it were recorded.
+    pub(super) async fn last_batch(&self, partition: PartitionId) -> (WriterId, Seq) {
+        use qrelay_store::store::Log;
+        let writer = self.appender.writer();
+        (
+            writer,
+            self.store.tail(partition, writer, Seq::ZERO).await.unwrap(),
+        )
     }
 
     /// Deliveries that the checkpoint counts as succeeded.

@@ -65,7 +65,7 @@ impl World {
         }
     }
 
-    /// Every replay reads its next batch. Their order in time: by writer, then by number.
+    /// Every replay reads its next batch, of one partition after the other. Their order in time: by writer, then by number.
     pub(super) fn read_replays(&mut self) {
         let at = self.at();
         for id in self.ledger.replays_running().collect::<Vec<_>>() {
@@ -76,15 +76,21 @@ impl World {
                 self.log[stream][usize::try_from(seq.as_u64() - 1).unwrap()].is_some()
             };
             let all = self.batches(&Cursor::default(), &self.end_of_the_log());
+            let partitions = self.ledger.partitions_of(crate::fixture::tenant());
+            let partition = from.partition.unwrap_or(partitions[0]);
+            let following = partitions.iter().skip_while(|it| **it != partition).nth(1);
             let next = all
                 .into_iter()
-                .filter(|(stream, seq, _)| there(stream, *seq))
+                .filter(|(stream, seq, _)| stream.partition == partition && there(stream, *seq))
                 .map(|(stream, seq, _)| ((Timestamp::EPOCH, stream.writer, seq), stream))
                 .find(|(key, _)| Some(*key) > from.log);
             let mut upto = from;
             upto.config_read = true;
-            upto.log_read = next.is_none();
+            upto.log_read = next.is_none() && following.is_none();
             upto.log = next.map_or(from.log, |(key, _)| Some(key));
+            if let (None, Some(following)) = (next, following) {
+                (upto.partition, upto.log) = (Some(*following), None);
+            }
             let step = ReplayStep {
                 seen: next.map(|((_, _, seq), stream)| self.batch(stream, seq).0),
                 known: Vec::new(),
