@@ -70,8 +70,25 @@ impl Ledger {
         if self.follows.is_empty() {
             return cursor.clone();
         }
-        let concerned = cursor.iter().filter(|(stream, _)| self.concerns(tenant, *stream));
-        concerned.collect()
+        self.streams_of(tenant, cursor).collect()
+    }
+
+    /// The same, one stream after the other.
+    fn streams_of<'a>(
+        &'a self,
+        tenant: TenantId,
+        cursor: &'a Cursor,
+    ) -> impl Iterator<Item = (Stream, Seq)> + 'a {
+        // They come in order of their partitions, which may have very many each.
+        let mut last = None;
+        cursor.iter().filter(move |(stream, _)| match last {
+            Some((partition, concerned)) if partition == stream.partition => concerned,
+            _ => {
+                let concerned = self.concerns(tenant, *stream);
+                last = Some((stream.partition, concerned));
+                concerned
+            }
+        })
     }
 
     /// Whether a cursor of a run of its own is where the shared run has read, as far as its tenant is concerned.
@@ -79,6 +96,6 @@ impl Ledger {
         if self.follows.is_empty() {
             return *own == self.shared.read;
         }
-        *own == self.part_of(tenant, &self.shared.read)
+        own.iter().eq(self.streams_of(tenant, &self.shared.read))
     }
 }

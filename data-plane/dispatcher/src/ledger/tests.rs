@@ -5,6 +5,7 @@ mod hand_over;
 mod interleavings;
 mod lanes;
 mod skips;
+mod wide;
 mod world;
 
 use std::{sync::Arc, time::Duration};

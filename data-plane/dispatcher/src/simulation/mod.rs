@@ -23,6 +23,7 @@
 //! | only the writer or its successor closes it | 2 |
 //! | a cursor passes only what is done or outstanding | 1 |
 //! | a chunk is written before the checkpoint that names it | 1 |
+//! | a partition is passed only up to heads learned before a tail of the configuration log that told of no endpoint | 23 |
 
 mod book;
 mod process;

@@ -14,7 +14,7 @@ use qrelay_store::{
     model::{SecretRow, TlsClient},
     reader::{PartitionReader, end_of},
     record::{Classification, Record, ScanRecord},
-    store::{Heads, Result, SharedStore},
+    store::{Result, SharedStore},
 };
 use secrecy::SecretSlice;
 use tokio::{
@@ -26,7 +26,7 @@ use super::{
     process::Env,
     sim::{Link, pause},
     store::ids,
-    world::OTHER,
+    world::OTHERS,
 };
 use crate::{
     Config, Deps,
@@ -183,7 +183,7 @@ async fn close(store: &SharedStore, writer: WriterId) -> Result<()> {
     else {
         return Ok(());
     };
-    let last = end_of(store, row, &Heads::from([(OTHER, Seq::ZERO)])).await?;
+    let last = end_of(store, row, &OTHERS.map(|other| (other, Seq::ZERO)).into()).await?;
     store.close_writer(writer, &last).await
 }
 

@@ -35,7 +35,7 @@ pub(super) enum Scenario {
 
 impl Scenario {
     /// Deliverers lease one partition: their owners of several wait for the same word, and tokio lets them run in an order
-    /// of its own. Its tenants have another one beside it, which the owner follows ([`OTHER`]).
+    /// of its own. Their tenants have another one each beside it, which the owner follows ([`OTHERS`]).
     const fn partitions(self) -> u16 {
         match self {
             Self::Log => 2,
@@ -52,8 +52,8 @@ pub(super) struct Run {
     pub(super) counts: Counts,
 }
 
-/// The other partition of deliverers' tenants; nobody leases it.
-pub(super) const OTHER: PartitionId = PartitionId::new(40);
+/// The other partitions of deliverers' tenants; nobody leases them.
+pub(super) const OTHERS: [PartitionId; 2] = [PartitionId::new(40), PartitionId::new(41)];
 /// After the healing the next of what was promised comes within so long: a lease is taken over, a writer is found silent,
 /// and what was tried and failed is tried again.
 const HEALED_WITHIN: Millis = 90_000;
@@ -346,7 +346,7 @@ impl World {
         let inner = &mut *self.sim.lock();
         let mut row = a_tenant(tenant, partition);
         if self.scenario == Scenario::Delivery {
-            row.partitions.push(OTHER);
+            row.partitions.push(OTHERS[self.accounts.len()]);
             inner.tables.announce(ConfigChange {
                 resource: ResourceId::Tenant(tenant),
                 tenant,
@@ -373,7 +373,13 @@ impl World {
 
     /// Creates an endpoint: done and answered at once.
     fn endpoint(&mut self) {
-        let at = self.dice.below(self.accounts.len() as u64);
+        // The last account has none at first: its other partition is passed, until one comes.
+        let among = if self.endpoints < 2 {
+            1
+        } else {
+            self.accounts.len() as u64
+        };
+        let at = self.dice.below(among);
         let account = self.accounts[usize::try_from(at).expect("few")];
         let mut endpoint = an_endpoint(account);
         endpoint.max_concurrency = u32::try_from(self.dice.between(1, 8)).expect("few");
