@@ -106,14 +106,9 @@ impl Follower {
         };
         let resume = resume.map_err(refusal::store)?;
         let known = |(partition, seqs): (PartitionId, Vec<_>)| (partition, seqs.into_iter().collect());
-        let mut logs: BTreeMap<PartitionId, BTreeMap<WriterId, Seq>> =
-            resume.logs.into_iter().map(known).collect();
-        let reader = |partition: &PartitionId| {
-            let from = logs.entry(*partition).or_default().clone();
-            PartitionReader::new(Arc::clone(store), *partition, from)
-        };
-        Ok(Self {
-            readers: tenant.partitions.iter().map(reader).collect(),
+        let logs = resume.logs.into_iter().map(known).collect();
+        let mut follower = Self {
+            readers: Vec::new(),
             store: Arc::clone(store),
             clock: Arc::clone(clock),
             renderer: Renderer::new(Arc::clone(store)),
@@ -125,7 +120,30 @@ impl Follower {
             within: resume.within,
             taken: VecDeque::new(),
             ready: VecDeque::new(),
-        })
+        };
+        // Not those of the row that was given, which the caller may have had for a while: partitions that came since were
+        // announced before the place in the configuration log from which this goes on.
+        follower.read_also(&tenant.partitions);
+        follower.read_all_partitions().await.map_err(refusal::store)?;
+        Ok(follower)
+    }
+
+    /// Reads partitions, too, that the tenant was given since. All that stands in them was recorded since.
+    async fn read_all_partitions(&mut self) -> Result<(), StoreError> {
+        if let Some(tenant) = self.store.tenant(self.filter.tenant).await? {
+            self.read_also(&tenant.partitions);
+        }
+        Ok(())
+    }
+
+    fn read_also(&mut self, partitions: &[PartitionId]) {
+        for partition in partitions {
+            if self.readers.iter().all(|reader| reader.partition() != *partition) {
+                let from = self.logs.entry(*partition).or_default().clone();
+                let reader = PartitionReader::new(Arc::clone(&self.store), *partition, from);
+                self.readers.push(reader);
+            }
+        }
     }
 
     /// The next event and the token after it; none when the filter's end has passed. Waits for as long as it
@@ -134,6 +152,9 @@ impl Follower {
         loop {
             if let Some(next) = self.ready.pop_front() {
                 return Ok(Some(next));
+            }
+            if self.tenant_changed() {
+                self.read_all_partitions().await?;
             }
             if let Some(taken) = self.taken.front() {
                 let events = match taken {
@@ -154,6 +175,15 @@ impl Follower {
                 self.changed().await;
             }
         }
+    }
+
+    /// Whether what was taken first is about the tenant itself, which may have been given partitions.
+    fn tenant_changed(&self) -> bool {
+        let tenant = ResourceId::Tenant(self.filter.tenant);
+        let Some(Taken::Row(row)) = self.taken.front() else {
+            return false;
+        };
+        row.changes.iter().any(|change| change.resource == tenant)
     }
 
     fn end_passed(&self) -> bool {

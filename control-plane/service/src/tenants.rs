@@ -49,6 +49,8 @@ pub(crate) async fn create(
         version: 1,
         rate_limit: None,
         unrecordable_scans: UnrecordableScans::Refuse,
+        retired: 0,
+        settling: 0,
     };
     let mut violations = Violations::default();
     let request_id = field::request_id(&mut violations, &request.request_id);

@@ -17,8 +17,9 @@ use crate::{
     exchange::Exchanger,
     filters::Filters,
     identities::Identities,
+    lease::LOOK_WAIT,
     membership::Membership,
-    owner::{self, Shard},
+    owner::{self, Shard, answered},
     payloads::Payloads,
     permits::Permits,
     secrets::{SecretOpener, Signers},
@@ -26,6 +27,8 @@ use crate::{
 
 /// How long a stop waits for exchanges under way: one takes five seconds at most.
 pub const DRAIN_DEADLINE_DEFAULT: Duration = Duration::from_secs(6);
+/// How often it is looked whether tenants were given partitions of their own, hints or not.
+const OWN_PARTITIONS_PERIOD: Duration = Duration::from_secs(1);
 /// A partition whose owner panicked is taken up again after this pause.
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 
@@ -130,16 +133,48 @@ impl Dispatcher {
                 () = stop.cancelled() => {}
             }
         }
-        let count = self.shard.store.install().partitions;
-        for partition in (0..count).map(PartitionId::new) {
-            owners.spawn(keep(Arc::clone(&self.shard), partition, stop.clone()));
-        }
+        self.keep_all(&mut owners, &stop).await;
         while let Some(ended) = owners.join_next().await {
             if let Err(error) = ended {
                 tracing::error!(%error, "a partition's keeper ended");
             }
         }
         self.shard.sender.exchanger.close().await;
+    }
+
+    /// Keeps the shared partitions, and those of tenants' own as they come to be, until the stop.
+    async fn keep_all(&self, owners: &mut JoinSet<()>, stop: &CancellationToken) {
+        let store = &self.shard.store;
+        let mut config = store.hints().config();
+        let (mut kept, mut known) = (0, store.install().partitions);
+        loop {
+            for partition in (kept..known).map(PartitionId::new) {
+                owners.spawn(keep(Arc::clone(&self.shard), partition, stop.clone()));
+            }
+            kept = kept.max(known);
+            // Before the look, so that what is announced during it makes another one.
+            config.mark_unchanged();
+            let looked = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                looked = answered(store, LOOK_WAIT, store.own_partitions()) => looked,
+            };
+            match looked {
+                Ok(end) => known = known.max(end),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look for partitions of tenants' own; trying again");
+                }
+            }
+            if kept < known {
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Ok(()) = config.changed() => {}
+                () = sleep(OWN_PARTITIONS_PERIOD) => {}
+            }
+        }
     }
 }
 

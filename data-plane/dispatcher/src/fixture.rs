@@ -30,6 +30,8 @@ pub(crate) fn tenant_row() -> Tenant {
         version: 1,
         rate_limit: None,
         unrecordable_scans: UnrecordableScans::Refuse,
+        retired: 0,
+        settling: 0,
     }
 }
 

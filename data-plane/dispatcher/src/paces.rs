@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use qrelay_store::{
-    id::{EndpointId, TenantId},
+    id::{EndpointId, PartitionId, TenantId},
     model::Tenant,
 };
 
@@ -37,10 +37,10 @@ impl Paces {
         Some(Arc::clone(pace))
     }
 
-    /// A tenant's limit, for those of its endpoints that are homed here.
-    pub fn limit_tenant(&mut self, tenant: &Tenant) {
+    /// The part of a tenant's limit for those of its endpoints that are homed here.
+    pub fn limit_tenant(&mut self, tenant: &Tenant, here: PartitionId) {
         let limit: &SharedLimit = self.tenants.entry(tenant.id).or_default();
-        limit.set(tenant.rate_limit_per_home());
+        limit.set(tenant.rate_limit_at(here));
     }
 
     /// Forgets what nobody needs: limits of endpoints that are gone, and what an idle endpoint without a limit of its own
@@ -65,10 +65,7 @@ impl Paces {
 mod tests {
     use std::time::Duration;
 
-    use qrelay_store::{
-        id::PartitionId,
-        model::{Endpoint, RateLimit},
-    };
+    use qrelay_store::model::{Endpoint, RateLimit};
     use tokio::time::{Instant, advance};
 
     use super::*;
@@ -98,7 +95,7 @@ mod tests {
         }
         let ids = [1, 2, 3, 4].map(|number| EndpointId::from_bytes([number; 10]));
         assert!(paces.of(&ledger, ids[0]).is_none(), "its tenant is not known");
-        paces.limit_tenant(&fixture::tenant_row());
+        paces.limit_tenant(&fixture::tenant_row(), PartitionId::new(0));
         let held = ids.map(|id| paces.of(&ledger, id).unwrap());
         paces.forget_idle(&ledger);
         assert_eq!(known(&paces), ids, "each is held by an exchange");

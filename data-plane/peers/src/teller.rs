@@ -64,6 +64,8 @@ struct Telling {
     key: InstallKey,
     me: String,
     roster: watch::Sender<Arc<Roster>>,
+    /// Where the partitions end that tenants have of their own, as far as is known.
+    end: u16,
     // A set of one task each, because it ends its task when it is dropped.
     links: BTreeMap<Arc<str>, JoinSet<()>>,
     unheard: (
@@ -76,6 +78,7 @@ impl Telling {
     fn new(teller: Teller) -> Self {
         Self {
             key: teller.key.of(teller.store.install()),
+            end: teller.store.install().partitions,
             store: teller.store,
             me: teller.me,
             roster: watch::Sender::new(Arc::default()),
@@ -90,13 +93,7 @@ impl Telling {
         let mut failing = false;
         loop {
             let now = Instant::now();
-            let looked = if now >= full_due {
-                self.look(self.all().collect()).await
-            } else {
-                let mut some = self.roster.borrow().unowned(self.all());
-                some.append(&mut doubted);
-                self.look(some).await
-            };
+            let looked = self.look_again(now >= full_due, &mut doubted).await;
             match &looked {
                 Ok(()) if now >= full_due => full_due = now + FULL_PERIOD,
                 Ok(()) => {}
@@ -122,12 +119,23 @@ impl Telling {
         }
     }
 
-    /// The install's partitions, and others that this process records in.
+    /// Looks up the owners of all partitions, or of those that nobody is known to own and those that are doubted.
+    async fn look_again(&mut self, all: bool, doubted: &mut BTreeSet<PartitionId>) -> Result<()> {
+        self.end = self.end.max(self.store.own_partitions().await?);
+        if all {
+            return self.look(self.all().collect()).await;
+        }
+        let mut some = self.roster.borrow().unowned(self.all());
+        some.append(doubted);
+        self.look(some).await
+    }
+
+    /// The install's partitions, those of tenants' own, and others that this process records in.
     fn all(&self) -> impl Iterator<Item = PartitionId> + use<> {
         let (_, said) = self.store.hints().said_since(0, usize::MAX);
-        let own: BTreeSet<_> = said.heads.into_keys().map(|(partition, _)| partition).collect();
-        let shared = (0..self.store.install().partitions).map(PartitionId::new);
-        shared.chain(own).collect::<BTreeSet<_>>().into_iter()
+        let recorded: BTreeSet<_> = said.heads.into_keys().map(|(partition, _)| partition).collect();
+        let known = (0..self.end).map(PartitionId::new);
+        known.chain(recorded).collect::<BTreeSet<_>>().into_iter()
     }
 
     async fn look(&self, partitions: BTreeSet<PartitionId>) -> Result<()> {

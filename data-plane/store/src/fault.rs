@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -89,6 +90,9 @@ pub enum Op {
     EndpointsHomed,
     Secrets,
     AnySecret,
+    ClaimPartitions,
+    OwnPartitions,
+    ClaimedAt,
     Lease,
     Claim,
     Save,
@@ -117,7 +121,7 @@ pub enum Op {
 
 impl Op {
     /// Those that change something.
-    pub const WRITES: [Op; 19] = [
+    pub const WRITES: [Op; 20] = [
         Op::RegisterWriter,
         Op::Append,
         Op::PublishHeads,
@@ -125,6 +129,7 @@ impl Op {
         Op::AnnounceHealth,
         Op::Change,
         Op::TouchApiKey,
+        Op::ClaimPartitions,
         Op::Claim,
         Op::Save,
         Op::PutChunk,
@@ -402,6 +407,9 @@ pass_on!(Registry {
     EndpointsHomed: fn endpoints_homed(home: PartitionId, after: Option<EndpointId>, limit: usize) -> Result<Vec<Arc<Endpoint>>>;
     Secrets: fn secrets(endpoint: EndpointId) -> Result<Vec<SecretRow>>;
     AnySecret: fn any_secret() -> Result<Option<(TenantId, EndpointId, SecretId, Vec<u8>)>>;
+    ClaimPartitions: fn claim_partitions(count: u16) -> Result<Option<Range<u16>>>;
+    OwnPartitions: fn own_partitions() -> Result<u16>;
+    ClaimedAt: fn claimed_at(partition: PartitionId) -> Result<ConfigSeq>;
 });
 
 pass_on!(Leases {

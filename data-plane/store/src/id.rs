@@ -227,6 +227,8 @@ impl PartitionId {
     pub const CONFIG: PartitionId = PartitionId(0xFFFF);
     /// Not a partition: marks synthetic events of endpoint tests.
     pub const TEST: PartitionId = PartitionId(0xFFFE);
+    /// The first number that no partition ever has: it and all above are kept for marks.
+    pub const RESERVED: u16 = 0xFF00;
 
     /// The partition with this number.
     pub const fn new(number: u16) -> Self {

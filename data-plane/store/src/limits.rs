@@ -9,6 +9,11 @@ use std::{num::NonZeroU8, time::Duration};
 pub const PARTITIONS_EMBEDDED: u16 = 8;
 /// Shared partitions of an install on a CQL cluster: a few for each dispatcher that one would run.
 pub const PARTITIONS_CLUSTER: u16 = 64;
+/// Partitions of its own that a tenant may have: an owner of one of them that sends for the tenant reads all of them.
+pub const PARTITIONS_PER_TENANT_MAX: u16 = 64;
+/// Partitions of tenants' own in an install, those that were lost by a crash included: each is a lease that somebody
+/// renews and a log that somebody looks at every second, whether anything happens in it or not.
+pub const OWN_PARTITIONS_MAX: u16 = 1024;
 /// An open batch is sealed at this size: larger rows cost ScyllaDB latency, smaller ones cost statements.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
 /// Records per batch: the index in an event's address has 16 bits.

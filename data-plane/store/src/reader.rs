@@ -509,7 +509,10 @@ pub async fn close_dead_writers(store: &SharedStore, except: &[WriterId]) -> Res
 /// # Errors
 /// When the store fails.
 pub async fn end_of(store: &SharedStore, row: &WriterRow, known: &Heads) -> Result<Heads> {
-    let mut partitions: BTreeSet<_> = (0..store.install().partitions).map(PartitionId::new).collect();
+    // Those of tenants' own, too: what a writer died with may be its first batch there, of which no head tells yet. It
+    // was claimed before, so it is below this.
+    let end = store.own_partitions().await?.max(store.install().partitions);
+    let mut partitions: BTreeSet<_> = (0..end).map(PartitionId::new).collect();
     partitions.extend(row.heads.keys().chain(known.keys()));
     let mut last = Heads::new();
     for partition in partitions {

@@ -9,6 +9,7 @@ mod conversions;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     sync::Arc,
 };
 
@@ -54,6 +55,16 @@ pub struct Install {
     pub ids: IdCipher,
     /// When it was created.
     pub created_at: Timestamp,
+}
+
+impl Install {
+    /// The numbers of a claim of `count` that begins at `first`. None when there would be too many.
+    pub(crate) fn own_range(&self, first: u16, count: u16) -> Option<Range<u16>> {
+        let past = first.checked_add(count.max(1))?;
+        let own = past.checked_sub(self.partitions)?;
+        // The highest numbers name what is no partition.
+        (own <= crate::limits::OWN_PARTITIONS_MAX && past < PartitionId::RESERVED).then_some(first..past)
+    }
 }
 
 /// Everything that qrelay remembers.
@@ -482,6 +493,18 @@ pub trait Registry: Send + Sync {
 
     /// One secret, for checking that the master key opens what is stored; any will do.
     async fn any_secret(&self) -> Result<Option<(TenantId, EndpointId, SecretId, Vec<u8>)>>;
+
+    /// Claims numbers for partitions of tenants' own, before the row of a tenant names them: `count` (at least 1) that
+    /// nobody ever claimed. They follow one another from [`Self::own_partitions`] on. None when the install would have
+    /// more than [`crate::limits::OWN_PARTITIONS_MAX`]. After an error they may be claimed, and are nobody's for ever.
+    async fn claim_partitions(&self, count: u16) -> Result<Option<Range<u16>>>;
+
+    /// The end of what was ever claimed: `install().partitions..` this are, or may become, partitions of tenants' own.
+    async fn own_partitions(&self) -> Result<u16>;
+
+    /// Where the configuration log ended before a partition was claimed: all changes of tenants that have it, and of
+    /// endpoints whose home it is, come after. Its beginning for one that was not claimed.
+    async fn claimed_at(&self, partition: PartitionId) -> Result<ConfigSeq>;
 }
 
 // ---- Leases and checkpoints ----

@@ -67,7 +67,7 @@ async fn a_stop_closes_the_writer_and_gives_the_leases_back() {
     );
     let store = running.store();
     running.stop().await.unwrap();
-    for partition in (0..store.install().partitions).map(PartitionId::new) {
+    for partition in (0..store.own_partitions().await.unwrap()).map(PartitionId::new) {
         let lease = store.lease(partition).await.unwrap();
         assert!(
             lease.is_none_or(|lease| lease.owner.is_none()),

@@ -8,8 +8,10 @@ use qrelay_store::{
     appender::Appender,
     checkpoint::{HealthChange, HealthReason, HealthState},
     clock::{Clock, SharedClock, SystemClock},
+    conformance::samples,
     event::Event,
-    id::{EventAddress, TenantId},
+    id::{EventAddress, PartitionId, TenantId},
+    model::Resource,
     record::{Classification, Record, ScanRecord},
     store::ConfigChange,
 };
@@ -413,6 +415,61 @@ async fn a_resumed_stream_brings_what_followed_and_nothing_before() {
         first = resumed.message().await.unwrap().unwrap().event;
     }
     assert!(seen.iter().any(|(id, ..)| *id == first.as_ref().unwrap().id));
+}
+
+/// The tenant gets partitions of its own.
+async fn extend(scans: &Scans<'_>, count: u16) {
+    let store = &scans.api.store;
+    let shared = store.install().partitions;
+    let claimed = store.claim_partitions(count).await.unwrap().unwrap();
+    let own: Vec<_> = claimed.map(PartitionId::new).collect();
+    let mut tenant = (*store.tenant(scans.tenant).await.unwrap().unwrap()).clone();
+    tenant.extend(&own, shared);
+    tenant.version += 1;
+    let change = samples::update(Resource::Tenant(tenant));
+    store.change(change).await.unwrap();
+}
+
+#[tokio::test]
+async fn events_are_followed_and_listed_in_partitions_that_the_tenant_is_given_meanwhile() {
+    let api = Api::start().await;
+    let scans = Scans::of(&api).await;
+    let mut client = api.events(&scans.key).await;
+    let mut open = async |resume_token: String| {
+        let request = v1::StreamEventsRequest {
+            resume_token,
+            ..Default::default()
+        };
+        client.stream_events(request).await.unwrap().into_inner()
+    };
+    let next = async |stream: &mut tonic::Streaming<v1::StreamEventsResponse>| loop {
+        let message = stream.message().await.unwrap().unwrap();
+        if let Some(event) = message.event {
+            return (event.id, message.resume_token);
+        }
+    };
+    let mut stream = open(String::new()).await;
+    let begun = stream.message().await.unwrap().unwrap().resume_token;
+    let mut made = vec![scans.scan(1_772_548_100_000).await];
+    let mut seen = vec![next(&mut stream).await];
+    for count in [2, 3] {
+        extend(&scans, count).await;
+        made.push(scans.scan(1_772_548_100_000 + i64::from(count)).await);
+        // One that is opened at once, by whom the tenant's row may still be known as it was, and one that is open.
+        let mut fresh = open(seen.last().unwrap().1.clone()).await;
+        assert_eq!(next(&mut fresh).await.0, *made.last().unwrap());
+        seen.push(next(&mut stream).await);
+    }
+    let ids: Vec<_> = seen.iter().map(|(id, _)| id.clone()).collect();
+    assert_eq!(ids, made);
+    let mut again = open(begun).await;
+    let mut resumed = BTreeSet::new();
+    for _ in &made {
+        resumed.insert(next(&mut again).await.0);
+    }
+    assert_eq!(resumed, made.iter().cloned().collect());
+    made.reverse();
+    assert_eq!(scans.ids("type=scan.*").await, made);
 }
 
 #[tokio::test]

@@ -278,8 +278,8 @@ impl Actor {
     /// Limits count from the claim on, so that an endpoint's first permit is due one period later, and not after its first
     /// event.
     fn limit(&mut self, tenants: &[Arc<Tenant>]) {
-        let paces = &mut self.turns.paces;
-        tenants.iter().for_each(|tenant| paces.limit_tenant(tenant));
+        let (paces, here) = (&mut self.turns.paces, self.partition);
+        tenants.iter().for_each(|tenant| paces.limit_tenant(tenant, here));
         let endpoints: Vec<_> = self.ledger.subscribers().map(|known| known.config.id).collect();
         for endpoint in endpoints {
             drop(paces.of(&self.ledger, endpoint));
@@ -426,7 +426,7 @@ impl Actor {
                 batch,
             } => {
                 for tenant in &tenants {
-                    self.turns.paces.limit_tenant(tenant);
+                    self.turns.paces.limit_tenant(tenant, self.partition);
                     self.ledger.learn_tenant(tenant);
                 }
                 for endpoint in endpoints {

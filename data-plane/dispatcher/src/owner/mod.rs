@@ -29,7 +29,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream};
 use qrelay_store::{
     checkpoint::{RowKey, RowKind},
-    id::{OwnerId, PartitionId},
+    id::{OwnerId, PartitionId, Seq},
     model::{Endpoint, Tenant},
     store::{Cas, CheckpointDelta, Result, SharedStore, StoreError},
 };
@@ -38,7 +38,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     attempt::Sender,
+    checkpoint::RunName,
     config::Config,
+    cursor::Stream,
     filters::Filters,
     lease::{Held, LOOK_WAIT, Role, SAVE_WAIT, Saved, Watch},
     ledger::{
@@ -234,7 +236,13 @@ async fn load(
         endpoints,
         rows,
     };
-    let (ledger, damage) = Ledger::load(partition, epoch, loaded, shard.moment());
+    let first = (!loaded.rows.contains_key(&RunName::Shared.key())).then_some(partition);
+    let (mut ledger, damage) = Ledger::load(partition, epoch, loaded, shard.moment());
+    if let Some(own) = first.filter(|own| own.as_u16() >= shard.store.install().partitions) {
+        // Nothing before it was claimed is about it; and the past is not for endpoints that came to be since.
+        let through = shard.store.claimed_at(own).await?;
+        ledger.skip_shared(Stream::CONFIG, Seq::new(through.as_u64()));
+    }
     if !damage.rows.is_empty() || !damage.chunks.is_empty() {
         tracing::error!(%partition, ?damage, "parts of the checkpoint cannot be read; what they held is lost");
         metrics::damaged(damage.rows.len() + damage.chunks.len());

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     sync::Arc,
 };
 
@@ -326,6 +327,19 @@ impl Registry for SimStore {
 
     async fn any_secret(&self) -> Result<Option<(TenantId, EndpointId, SecretId, Vec<u8>)>> {
         not_simulated()
+    }
+
+    async fn claim_partitions(&self, _: u16) -> Result<Option<Range<u16>>> {
+        not_simulated()
+    }
+
+    // No tenant of the simulation has partitions of its own, so that these are no calls that could fail.
+    async fn own_partitions(&self) -> Result<u16> {
+        Ok(self.install().partitions)
+    }
+
+    async fn claimed_at(&self, _: PartitionId) -> Result<ConfigSeq> {
+        Ok(ConfigSeq::ZERO)
     }
 }
 

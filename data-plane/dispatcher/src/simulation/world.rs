@@ -532,6 +532,8 @@ fn a_tenant(id: TenantId, partition: PartitionId) -> Tenant {
         version: 1,
         rate_limit: None,
         unrecordable_scans: UnrecordableScans::Refuse,
+        retired: 0,
+        settling: 0,
     }
 }
 

@@ -91,7 +91,10 @@ impl World {
             sent: Vec::new(),
             under_way_max: 0,
         };
-        world.turns.paces.limit_tenant(&fixture::tenant_row());
+        world
+            .turns
+            .paces
+            .limit_tenant(&fixture::tenant_row(), PartitionId::new(0));
         for (number, manner) in (1_u8..).zip(others) {
             world.add(number, manner);
         }

@@ -341,6 +341,19 @@ impl Registry for FakeStore {
     async fn any_secret(&self) -> Result<Option<(TenantId, EndpointId, SecretId, Vec<u8>)>> {
         unimplemented!()
     }
+
+    async fn claim_partitions(&self, _: u16) -> Result<Option<std::ops::Range<u16>>> {
+        unimplemented!()
+    }
+
+    async fn own_partitions(&self) -> Result<u16> {
+        self.reachable()?;
+        Ok(self.install.partitions)
+    }
+
+    async fn claimed_at(&self, _: PartitionId) -> Result<ConfigSeq> {
+        Ok(ConfigSeq::ZERO)
+    }
 }
 
 #[async_trait]
@@ -488,6 +501,8 @@ pub(crate) fn tenant() -> Tenant {
         version: 1,
         rate_limit: None,
         unrecordable_scans: UnrecordableScans::Refuse,
+        retired: 0,
+        settling: 0,
     }
 }
 

@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use futures::future::join_all;
 
-use super::samples::{P, Q, lease};
+use super::samples::{P, Q, create, lease, tenant};
 use crate::{
     checkpoint::{RowKey, RowKind, UsageCounts},
-    id::{EndpointId, OwnerId, TenantId},
+    id::{EndpointId, OwnerId, PartitionId, TenantId},
     limits::CHECKPOINT_BYTES_MAX,
+    model::Resource,
     record::Classification,
     store::{Cas, CheckpointDelta, Fence, Lease, Member, SharedStore, StoreError, usage_row},
 };
@@ -214,6 +215,28 @@ pub async fn usage_is_summed_over_partitions(store: &SharedStore) {
         store.usage(tenant, "2026-07").await.unwrap(),
         UsageCounts::default()
     );
+}
+
+pub async fn usage_counts_in_partitions_of_a_tenants_own(store: &SharedStore) {
+    let own = store.claim_partitions(2).await.unwrap().unwrap();
+    let mut tenant = tenant();
+    tenant.partitions.extend(own.map(PartitionId::new));
+    store
+        .change(create(Resource::Tenant(tenant.clone())))
+        .await
+        .unwrap();
+    let mut counted = UsageCounts::default();
+    counted.count_scan(Classification::Human);
+    let text = serde_json::to_string(&counted).unwrap();
+    let mut wanted = UsageCounts::default();
+    for partition in tenant.partitions {
+        let mine = lease(1, 1, Some(OwnerId::random()));
+        store.claim(partition, None, &mine).await.unwrap();
+        let row = [(usage_row(tenant.id, "2026-05"), Some(text.as_str()))];
+        store.save(partition, mine.fence, 2, &delta(&row)).await.unwrap();
+        wanted.add(&counted);
+    }
+    assert_eq!(store.usage(tenant.id, "2026-05").await.unwrap(), wanted);
 }
 
 pub async fn a_chunk_never_changes(store: &SharedStore) {

@@ -110,6 +110,9 @@ macro_rules! conformance_tests {
             a_rotation_keeps_the_newest_secret_until_its_hour_and_no_older_one,
             a_refused_change_touches_nothing,
             the_last_use_of_a_key_moves_forward_only,
+            claimed_partitions_follow_one_another_and_know_what_came_before_them,
+            of_concurrent_claims_of_partitions_each_gets_its_own,
+            no_more_partitions_are_claimed_than_an_install_may_have,
         });
     };
     (@ lists $fixture:ty, $attributes:tt) => {
@@ -132,6 +135,7 @@ macro_rules! conformance_tests {
             a_save_of_the_largest_size_is_kept_whole,
             a_released_lease_keeps_its_checkpoint,
             usage_is_summed_over_partitions,
+            usage_counts_in_partitions_of_a_tenants_own,
             a_chunk_never_changes,
             rows_of_a_kind_are_found_by_what_their_ids_begin_with,
             members_are_listed_until_they_leave,

@@ -6,7 +6,8 @@ use futures::future::join_all;
 
 use super::samples::{api_key, at, code, create, endpoint, secret, tenant, update};
 use crate::{
-    id::{ConfigSeq, TenantId},
+    id::{ConfigSeq, PartitionId, TenantId},
+    limits,
     model::{Code, CodeStatus, Host, Resource, ResourceId, SecretRow, TenantStatus},
     store::{Change, ChangeError, Changed, Page, RequestKey, SecretChange, SharedStore},
 };
@@ -504,4 +505,58 @@ pub async fn the_last_use_of_a_key_moves_forward_only(store: &SharedStore) {
     };
     store.change(update(Resource::ApiKey(renamed))).await.unwrap();
     assert_eq!(used().await, Some(at(9)));
+}
+
+pub async fn claimed_partitions_follow_one_another_and_know_what_came_before_them(store: &SharedStore) {
+    let shared = store.install().partitions;
+    assert_eq!(store.own_partitions().await.unwrap(), shared);
+    let first = store.claim_partitions(3).await.unwrap().unwrap();
+    assert_eq!(first, shared..shared + 3);
+    store.change(create(Resource::Tenant(tenant()))).await.unwrap();
+    store.change(create(Resource::Tenant(tenant()))).await.unwrap();
+    let second = store.claim_partitions(1).await.unwrap().unwrap();
+    assert_eq!(second, shared + 3..shared + 4);
+    assert_eq!(store.own_partitions().await.unwrap(), shared + 4);
+    // The third of the first claim, the fourth, and what nobody claimed.
+    for (number, before) in [
+        (shared + 2, 0),
+        (shared + 3, 2),
+        (shared + 4, 0),
+        (0, 0),
+        (shared - 1, 0),
+    ] {
+        let at = store.claimed_at(PartitionId::new(number)).await.unwrap();
+        assert_eq!(at, ConfigSeq::new(before), "{number}");
+    }
+}
+
+pub async fn of_concurrent_claims_of_partitions_each_gets_its_own(store: &SharedStore) {
+    let claims = join_all((1..=6).map(|count| store.claim_partitions(count))).await;
+    let mut claims: Vec<_> = claims.into_iter().map(|claim| claim.unwrap().unwrap()).collect();
+    claims.sort_by_key(|claim| claim.start);
+    let mut lengths: Vec<_> = claims.iter().map(ExactSizeIterator::len).collect();
+    let mut end = store.install().partitions;
+    for claim in claims {
+        assert_eq!(claim.start, end);
+        end = claim.end;
+    }
+    assert_eq!(store.own_partitions().await.unwrap(), end);
+    lengths.sort_unstable();
+    assert_eq!(lengths, [1, 2, 3, 4, 5, 6]);
+}
+
+pub async fn no_more_partitions_are_claimed_than_an_install_may_have(store: &SharedStore) {
+    let most = limits::OWN_PARTITIONS_MAX;
+    let nearly = store.claim_partitions(most - 2).await.unwrap().unwrap();
+    assert_eq!(store.claim_partitions(3).await.unwrap(), None);
+    assert_eq!(
+        store.own_partitions().await.unwrap(),
+        nearly.end,
+        "it took nothing"
+    );
+    let last = store.claim_partitions(2).await.unwrap().unwrap();
+    assert_eq!(last.start, nearly.end);
+    for count in [1, most, u16::MAX] {
+        assert_eq!(store.claim_partitions(count).await.unwrap(), None);
+    }
 }

@@ -86,6 +86,8 @@ pub fn tenant() -> Tenant {
         version: 1,
         rate_limit: None,
         unrecordable_scans: UnrecordableScans::Refuse,
+        retired: 0,
+        settling: 0,
     }
 }
 

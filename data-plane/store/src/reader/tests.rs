@@ -494,3 +494,15 @@ async fn dead_writers_are_closed_at_the_end_of_their_tails() {
     batches.sort();
     assert_eq!((batches, gaps), (wanted, vec![]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_writers_first_batch_in_a_partition_of_a_tenants_own_is_within_its_end() {
+    let bench = Bench::start().await;
+    let dead = registered(&bench.store).await;
+    let own = PartitionId::new(bench.store.claim_partitions(2).await.unwrap().unwrap().end - 1);
+    // No head tells of it: it died before.
+    bench.store.append(batch(own, dead, 1)).await.unwrap();
+    close_dead_writers(&bench.store, &[]).await.unwrap();
+    let rows = bench.store.writers().await.unwrap();
+    assert_eq!(rows[0].closed, Some(Heads::from([(own, Seq::new(1))])));
+}

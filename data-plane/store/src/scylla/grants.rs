@@ -17,7 +17,7 @@ pub enum Works {
 /// What an edge reads and writes: the log, and its own writer's row.
 const EDGE_WRITES: [&str; 4] = ["log", "log_by_time", "log_hour", "writer"];
 /// What it reads beside that: codes, and where hints are to go.
-const EDGE_READS: [&str; 7] = [
+const EDGE_READS: [&str; 8] = [
     "install",
     "config_head",
     "config_log",
@@ -25,6 +25,7 @@ const EDGE_READS: [&str; 7] = [
     "code",
     "tenant",
     "lease",
+    "own_partitions",
 ];
 
 /// The statements that grant a role of the cluster what it needs on a keyspace. Both names go into them as they are.

@@ -9,7 +9,7 @@
 //! at `LOCAL_SERIAL`, so that it is at least as new as the refusal. A look at a lease is a plain read: it may be late,
 //! and the compare-and-set is the fence.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -28,7 +28,9 @@ use crate::{
     checkpoint::{RowKey, RowKind, UsageCounts},
     id::{OwnerId, PartitionId, TenantId},
     limits,
-    store::{Cas, CheckpointDelta, Fence, Lease, Leases, Member, Result, StoreError, usage_row},
+    store::{
+        Cas, CheckpointDelta, Fence, Lease, Leases, Member, Registry as _, Result, StoreError, usage_row,
+    },
 };
 
 /// Partitions whose usage is read at once.
@@ -219,7 +221,10 @@ impl Leases for ScyllaStore {
 
     async fn usage(&self, tenant: TenantId, month: &str) -> Result<UsageCounts> {
         let key = usage_row(tenant, month);
-        let partitions = (0..self.install.partitions).map(PartitionId::new);
+        let mut partitions: BTreeSet<_> = (0..self.install.partitions).map(PartitionId::new).collect();
+        if let Some(tenant) = self.tenant(tenant).await? {
+            partitions.extend(&tenant.partitions);
+        }
         let rows: Vec<Option<String>> = stream::iter(partitions)
             .map(|partition| self.checkpoint_row(partition, &key))
             .buffer_unordered(USAGE_READS)

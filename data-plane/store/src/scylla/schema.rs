@@ -22,15 +22,18 @@ use crate::{id::random, limits, store::StoreError};
 /// A migration: files of statements, one for each part of the store.
 type Migration = &'static [&'static str];
 
-const MIGRATIONS: &[Migration] = &[&[
-    include_str!("schema/1/log.cql"),
-    include_str!("schema/1/attempts.cql"),
-    include_str!("schema/1/commands.cql"),
-    include_str!("schema/1/config_log.cql"),
-    include_str!("schema/1/registry.cql"),
-    include_str!("schema/1/conversions.cql"),
-    include_str!("schema/1/leases.cql"),
-]];
+const MIGRATIONS: &[Migration] = &[
+    &[
+        include_str!("schema/1/log.cql"),
+        include_str!("schema/1/attempts.cql"),
+        include_str!("schema/1/commands.cql"),
+        include_str!("schema/1/config_log.cql"),
+        include_str!("schema/1/registry.cql"),
+        include_str!("schema/1/conversions.cql"),
+        include_str!("schema/1/leases.cql"),
+    ],
+    &[include_str!("schema/2/own_partitions.cql")],
+];
 
 /// The version that this release needs.
 fn known() -> i32 {

@@ -15,6 +15,7 @@ mod fault;
 mod install;
 mod leases;
 mod log;
+mod own_partitions;
 mod pool;
 mod recent;
 mod registry;

@@ -1,6 +1,6 @@
 //! Look-ups and lists of the registry, in `main.db`. Changes are [`super::change`].
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Params, ToSql, params};
@@ -9,12 +9,13 @@ use serde::de::DeserializeOwned;
 use super::{
     SqliteStore,
     fault::Fault,
+    own_partitions,
     rows::{int, limit as sql_limit, parse, parse_id, time},
     writer::Atomicity,
 };
 use crate::{
     clock::Timestamp,
-    id::{CodeId, EndpointId, KeyId, PartitionId, SecretId, TenantId},
+    id::{CodeId, ConfigSeq, EndpointId, KeyId, PartitionId, SecretId, TenantId},
     model::{ApiKey, Code, Endpoint, SecretRow, ShortLink, Tenant},
     store::{Change, ChangeError, Changed, CodeFilter, CodePage, Page, Registry, Result},
 };
@@ -167,6 +168,28 @@ impl Registry for SqliteStore {
 
     async fn any_secret(&self) -> Result<Option<(TenantId, EndpointId, SecretId, Vec<u8>)>> {
         self.main_reads.read(any_secret).await
+    }
+
+    async fn claim_partitions(&self, count: u16) -> Result<Option<Range<u16>>> {
+        let install = self.install.clone();
+        self.main_writer
+            .submit(Atomicity::OneStatement, move |connection| {
+                own_partitions::claim(connection, &install, count)
+            })
+            .await
+    }
+
+    async fn own_partitions(&self) -> Result<u16> {
+        let shared = self.install.partitions;
+        self.main_reads
+            .read(move |connection| own_partitions::end(connection, shared))
+            .await
+    }
+
+    async fn claimed_at(&self, partition: PartitionId) -> Result<ConfigSeq> {
+        self.main_reads
+            .read(move |connection| own_partitions::claimed_at(connection, partition))
+            .await
     }
 }
 

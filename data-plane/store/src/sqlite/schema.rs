@@ -43,6 +43,7 @@ pub(super) static MAIN: Schema = Schema {
         include_str!("schema/main-4.sql"),
         include_str!("schema/main-5.sql"),
         include_str!("schema/main-6.sql"),
+        include_str!("schema/main-7.sql"),
     ],
     install_sql: "SELECT id FROM install",
 };

@@ -5,6 +5,7 @@ mod failure;
 mod filters;
 mod health;
 mod leases;
+mod own_partitions;
 mod pace;
 mod partitions;
 mod replays;

@@ -136,6 +136,8 @@ impl World {
             version,
             rate_limit: None,
             unrecordable_scans: UnrecordableScans::Refuse,
+            retired: 0,
+            settling: 0,
         }
     }
 
@@ -482,6 +484,15 @@ impl World {
 
     pub(super) fn partition(&self) -> PartitionId {
         self.partition
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A scan of the code.
+    pub(super) fn a_scan_at(&self, at: Timestamp) -> ScanRecord<'static> {
+        a_scan(self.tenant, self.code, 1, at)
     }
 }
 

@@ -83,6 +83,9 @@ pub enum Op {
         command: u8,
         result: u8,
     },
+    ClaimPartitions {
+        count: u16,
+    },
     Restart,
     Crash {
         in_flight: u8,
@@ -104,6 +107,7 @@ pub fn any_op() -> impl Strategy<Value = Op> {
         3 => (few(), 1_u32..4, 1_u8..3).prop_map(|(event, number, count)| Op::RecordAttempts { event, number, count }),
         2 => few().prop_map(|command| Op::PutCommand { command }),
         2 => (few(), few()).prop_map(|(command, result)| Op::FinishCommand { command, result }),
+        1 => (1_u16..5).prop_map(|count| Op::ClaimPartitions { count }),
         1 => Just(Op::Restart),
         1 => few().prop_map(|in_flight| Op::Crash { in_flight }),
     ]

@@ -1,6 +1,6 @@
 //! What must be stored after each operation, and that it is.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use bytes::Bytes;
 use futures::poll;
@@ -79,6 +79,8 @@ pub(super) struct Model {
     chunks: BTreeMap<(PartitionId, String), Bytes>,
     attempts: BTreeMap<(crate::id::EventAddress, u32), AttemptRow>,
     commands: BTreeMap<CommandId, Command>,
+    /// Partitions that were claimed, and how many rows the configuration log had.
+    claims: Vec<(Range<u16>, usize)>,
 }
 
 impl Model {
@@ -149,8 +151,19 @@ impl Model {
             }
             Op::PutCommand { command } => self.put_command(store, command).await,
             Op::FinishCommand { command, result } => self.finish_command(store, command, result).await,
+            Op::ClaimPartitions { count } => self.claim_partitions(store, count).await,
             Op::Restart | Op::Crash { .. } => unreachable!("the caller does these"),
         }
+    }
+
+    async fn claim_partitions(&mut self, store: &SharedStore, count: u16) {
+        let before = store.own_partitions().await.unwrap();
+        let (answer, repeated) = repeat!(store.claim_partitions(count));
+        let claimed = answer.unwrap().unwrap();
+        assert_eq!(claimed.len(), usize::from(count));
+        // What was claimed for nobody, because its answer was lost, stays so.
+        assert!(claimed.start == before || (repeated && claimed.start > before));
+        self.claims.push((claimed, self.config.len()));
     }
 
     async fn append(&mut self, store: &SharedStore, mut new: Batch, other_bytes: bool) {
@@ -389,6 +402,7 @@ impl Model {
     pub(super) async fn compare(&self, store: &SharedStore) {
         self.compare_log(store).await;
         self.compare_registry(store).await;
+        self.compare_claims(store).await;
         for at in [P, Q] {
             let (lease, rows) = store.checkpoint(at).await.unwrap();
             assert_eq!(lease.as_ref(), self.leases.get(&at));
@@ -436,6 +450,19 @@ impl Model {
                 .collect();
             assert_eq!(stored, wanted);
         }
+    }
+
+    async fn compare_claims(&self, store: &SharedStore) {
+        let mut end = store.install().partitions;
+        for (claimed, log_end) in &self.claims {
+            assert!(claimed.start >= end, "{claimed:?} was claimed twice");
+            end = claimed.end;
+            for number in claimed.clone() {
+                let at = store.claimed_at(PartitionId::new(number)).await.unwrap();
+                assert_eq!(usize::try_from(at.as_u64()), Ok(*log_end), "{number}");
+            }
+        }
+        assert!(store.own_partitions().await.unwrap() >= end);
     }
 
     async fn compare_registry(&self, store: &SharedStore) {

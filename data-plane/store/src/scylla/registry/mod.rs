@@ -37,12 +37,13 @@ mod counts;
 mod finish;
 mod health;
 mod listing;
+mod partitions;
 mod row;
 mod secrets;
 mod steps;
 mod sweep;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use scylla::statement::prepared::PreparedStatement;
@@ -82,6 +83,7 @@ pub(super) struct Configuration {
     listing: listing::Statements,
     pending: sweep::Statements,
     uses: UseStatements,
+    partitions: partitions::Statements,
     announcer: Announcer,
     rows_turn: Turns,
     counts_turn: Turns,
@@ -155,6 +157,7 @@ impl Configuration {
                     .prepare("SELECT used_at FROM api_key_use WHERE id = ?")
                     .await?,
             },
+            partitions: partitions::Statements::prepare(cql).await?,
             announcer: Announcer::new(head),
             rows_turn: Turns::new(),
             counts_turn: Turns::new(),
@@ -307,6 +310,18 @@ impl Registry for ScyllaStore {
 
     async fn any_secret(&self) -> Result<Option<(TenantId, EndpointId, SecretId, Vec<u8>)>> {
         self.registry.one_secret().await
+    }
+
+    async fn claim_partitions(&self, count: u16) -> Result<Option<Range<u16>>> {
+        self.registry.claim_partitions(&self.install, count).await
+    }
+
+    async fn own_partitions(&self) -> Result<u16> {
+        self.registry.own_partitions(&self.install).await
+    }
+
+    async fn claimed_at(&self, partition: PartitionId) -> Result<ConfigSeq> {
+        self.registry.claimed_at(partition).await
     }
 }
 

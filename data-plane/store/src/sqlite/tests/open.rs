@@ -100,11 +100,11 @@ fn a_newer_schema_is_refused_and_left_as_it_is() {
             .unwrap()
             .pragma_query_value(None, "user_version", |row| row.get(0))
             .unwrap();
-        set(7);
+        set(99);
         let before = fs::read(&path).unwrap();
         let error = refusal(dir.path());
         assert!(
-            matches!(error, OpenError::NewerSchema { found: 7, .. }),
+            matches!(error, OpenError::NewerSchema { found: 99, .. }),
             "{error:?}"
         );
         assert!(error.to_string().contains(schema.file), "{error}");
