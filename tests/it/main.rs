@@ -27,6 +27,7 @@ mod fuzz_seeds;
 mod hostile;
 mod journal;
 mod k6;
+mod large_tenants;
 mod ordering;
 mod payloads;
 mod presets;

@@ -23,6 +23,7 @@ use crate::{
     auth::Authenticator,
     caller::{Caller, Role},
     conversions::Recorder,
+    own_partitions::Spare,
     page::Tokens,
     refusal,
     streams::StreamSlots,
@@ -39,6 +40,7 @@ pub(crate) struct Api {
     pub(crate) auth: Arc<Authenticator>,
     pub(crate) streams: StreamSlots,
     pub(crate) conversions: Recorder,
+    pub(crate) spare: Spare,
     /// Cancelled when the server stops: open streams end.
     pub(crate) stop: CancellationToken,
 }

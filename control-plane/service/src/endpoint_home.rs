@@ -1,15 +1,17 @@
 //! Which of its tenant's partitions is an endpoint's home: the owner of that one delivers to it, from all of them.
 //!
-//! By the endpoint's hash, among those that may be one: an owner that has not come to the end of the tenant's other
-//! partitions yet, because they were there before it, would send a new endpoint what they have held so far. So a partition
-//! that a tenant has just got is nobody's home for a moment; the tenant's first one always may be.
+//! By the endpoint's hash, among those that may be one ([`Tenant::homes`]): an owner that has not come to the end of the
+//! tenant's other partitions yet, because they were there before it, would send a new endpoint what they have held so far.
+//! So a partition that a tenant has just got is nobody's home for a moment; the tenant's first one always may be.
+
+use std::collections::BTreeSet;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use qrelay_store::{
     Timestamp,
     checkpoint::Follows,
-    id::{EndpointId, PartitionId, Seq, TenantId, WriterId},
-    model::{Tenant, partition_of},
+    id::{EndpointId, PartitionId, Seq, WriterId},
+    model::Tenant,
 };
 use tonic::Status;
 
@@ -21,8 +23,9 @@ const READS: usize = 8;
 /// The home of an endpoint that is being created.
 pub(crate) async fn choose(api: &Api, tenant: &Tenant, id: EndpointId) -> Result<PartitionId, Status> {
     let all = &tenant.partitions;
+    let homes = tenant.homes(id);
     if all.len() < 2 {
-        return Ok(by_hash(all, id));
+        return Ok(homes[0]);
     }
     let follows: Vec<_> = stream::iter(all.iter().copied())
         .map(|partition| async move { Ok::<_, Status>((partition, follows(api, partition).await?)) })
@@ -43,13 +46,13 @@ pub(crate) async fn choose(api: &Api, tenant: &Tenant, id: EndpointId) -> Result
             .map(|(it, _)| it)
             .collect();
     }
-    let first = all.first().copied();
-    let may_be: Vec<_> = follows
+    let may_be: BTreeSet<_> = follows
         .into_iter()
-        .filter(|(home, known)| Some(*home) == first || known.may_be_home(*home, &past))
+        .filter(|(home, known)| *home == all[0] || known.may_be_home(*home, &past))
         .map(|(home, _)| home)
         .collect();
-    Ok(by_hash(&may_be, id))
+    let home = homes.into_iter().find(|home| may_be.contains(home));
+    Ok(home.unwrap_or(all[0]))
 }
 
 /// The owner's word, as far as it is saved.
@@ -66,10 +69,4 @@ async fn has_held(api: &Api, partition: PartitionId) -> Result<bool, Status> {
     let begin = (Timestamp::EPOCH, WriterId::from_u64(0), Seq::ZERO);
     let first = api.store.batches_after(partition, begin, 1).await;
     Ok(!first.map_err(refusal::store)?.is_empty())
-}
-
-fn by_hash(among: &[PartitionId], id: EndpointId) -> PartitionId {
-    let count = u16::try_from(among.len()).unwrap_or(u16::MAX);
-    let slot = partition_of(TenantId::from_bytes(*id.as_bytes()), count).as_u16();
-    among[usize::from(slot)]
 }

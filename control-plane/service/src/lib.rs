@@ -37,6 +37,7 @@ mod grpc_timeout;
 mod handlers;
 mod limiter;
 mod measures;
+mod own_partitions;
 mod page;
 mod payload_fields;
 mod presets;

@@ -32,6 +32,7 @@ use crate::{
     conversions::Recorder,
     gate::{Gate, Peer},
     measures::{self, Open},
+    own_partitions::Spare,
     page::Tokens,
     router::{self, BuildError, SERVICES},
     streams::StreamSlots,
@@ -85,6 +86,7 @@ impl Server {
             auth: Arc::clone(&auth),
             streams: StreamSlots::default(),
             conversions: conversions.clone(),
+            spare: Spare::default(),
             stop: stop.clone(),
         });
         let (health, health_service) = tonic_health::server::health_reporter();

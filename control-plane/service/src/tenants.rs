@@ -17,6 +17,7 @@ use crate::{
     api::{Api, Draft},
     caller::Caller,
     field::{self, Settable},
+    own_partitions::{self, Claimed},
     page::{self, Bound},
     rate_limit_field,
     refusal::{self, Violations},
@@ -24,7 +25,14 @@ use crate::{
 };
 
 const SETTABLE: Settable = Settable {
-    fields: &["name", "status", "durability", "unrecordable_scans", "privacy.ip"],
+    fields: &[
+        "name",
+        "status",
+        "durability",
+        "unrecordable_scans",
+        "privacy.ip",
+        "partitions",
+    ],
     messages: &[&rate_limit_field::PATHS],
 };
 const IGNORED: [&str; 4] = ["id", "created_at", "updated_at", "etag"];
@@ -43,7 +51,7 @@ pub(crate) async fn create(
         status: TenantStatus::Active,
         durability: Durability::Durable,
         ip_privacy: IpPrivacy::Drop,
-        partitions: vec![partition_of(id, api.store.install().partitions)],
+        partitions: Vec::new(),
         created_at: now,
         updated_at: now,
         version: 1,
@@ -60,16 +68,34 @@ pub(crate) async fn create(
     {
         set(&mut tenant, path, &given, &mut violations);
     }
+    let shared = api.store.install().partitions;
+    let limited = given.rate_limit.is_some();
+    let own = own_partitions::judge(&tenant, Some(given.partitions), shared, limited, &mut violations);
     violations.finish()?;
+    let mut claimed = Claimed::new(&api.spare);
+    match own {
+        0 => tenant.partitions = vec![partition_of(id, shared)],
+        own => claimed.give(&api.store, &mut tenant, own).await?,
+    }
+    // Nobody was told of fewer homes.
+    tenant.settling = 0;
     let canonical = v1::CreateTenantRequest {
         request_id: String::new(),
         ..request
     };
     let key = api.request_key("CreateTenant", None, request_id, &canonical);
     let draft = Draft::create(Resource::Tenant(tenant.clone()), key, limits::TENANTS_MAX);
-    match api.change(caller, draft).await {
-        Ok(Changed::Done(_)) => Ok(show(&tenant)),
-        Ok(Changed::Replayed(ResourceId::Tenant(id))) => Ok(show(&*api.tenant_row(id).await?)),
+    claimed.begin();
+    let changed = api.change(caller, draft).await;
+    match &changed {
+        Ok(Changed::Done(_)) => claimed.stands(Some(&tenant)),
+        Ok(Changed::Replayed(_)) => claimed.stands(None),
+        Err(ChangeError::Store(_)) => {}
+        Err(_) => claimed.stands(api.store.tenant(id).await.map_err(refusal::store)?.as_deref()),
+    }
+    match changed {
+        Ok(Changed::Done(_)) => Ok(show(&tenant, shared)),
+        Ok(Changed::Replayed(ResourceId::Tenant(id))) => Ok(show(&*api.tenant_row(id).await?, shared)),
         Ok(Changed::Replayed(_)) => Err(Status::internal("another kind of resource was replayed")),
         Err(ChangeError::LimitReached(max)) => Err(refusal::limit_reached(
             "TENANTS_LIMIT_REACHED",
@@ -102,6 +128,7 @@ pub(crate) async fn list(
         })
         .await
         .map_err(refusal::store)?;
+    let shared = api.store.install().partitions;
     let token = |row: &Arc<Tenant>| {
         api.tokens.token(
             &bound,
@@ -111,7 +138,7 @@ pub(crate) async fn list(
             },
         )
     };
-    let (tenants, next_page_token) = page::cut(rows, size, |row| show(row), token);
+    let (tenants, next_page_token) = page::cut(rows, size, |row| show(row, shared), token);
     Ok(v1::ListTenantsResponse {
         tenants,
         next_page_token,
@@ -125,7 +152,7 @@ pub(crate) async fn read(
     request: v1::GetTenantRequest,
 ) -> Result<v1::Tenant, Status> {
     let id = named(caller, &request.id)?;
-    Ok(show(&*api.tenant_row(id).await?))
+    Ok(show(&*api.tenant_row(id).await?, api.store.install().partitions))
 }
 
 /// UpdateTenant.
@@ -152,8 +179,13 @@ pub(crate) async fn update(
     paths
         .iter()
         .for_each(|path| set(&mut scratch, path, &given, &mut violations));
+    let own = Own {
+        given: paths.contains(&"partitions").then_some(given.partitions),
+        limit_given: paths.iter().any(|path| rate_limit_field::PATHS.contains(path)),
+    };
+    own.judge(api, &scratch, &mut violations);
     violations.finish()?;
-    rewrite(api, caller, id, &given.etag, |tenant| {
+    rewrite(api, caller, id, &given.etag, own, |tenant| {
         if tenant.status == TenantStatus::Deleted {
             return Err(refusal::precondition("TENANT_DELETED", "the tenant was deleted"));
         }
@@ -173,12 +205,31 @@ pub(crate) async fn delete(
     request: v1::DeleteTenantRequest,
 ) -> Result<(), Status> {
     let id = named(caller, &request.id)?;
-    rewrite(api, caller, id, "", |tenant| {
+    rewrite(api, caller, id, "", Own::default(), |tenant| {
         tenant.status = TenantStatus::Deleted;
         Ok(())
     })
     .await?;
     Ok(())
+}
+
+/// What a request says of a tenant's own partitions.
+#[derive(Clone, Copy, Default)]
+struct Own {
+    /// How many it is to have, if that is said.
+    given: Option<i32>,
+    /// Whether it sets the tenant's limit, which is divided over them.
+    limit_given: bool,
+}
+
+impl Own {
+    fn judge(self, api: &Api, tenant: &Tenant, violations: &mut Violations) -> usize {
+        if self.given.is_none() && !self.limit_given {
+            return 0;
+        }
+        let shared = api.store.install().partitions;
+        own_partitions::judge(tenant, self.given, shared, self.limit_given, violations)
+    }
 }
 
 /// Changes a tenant by compare-and-set, again and again while others change it; nothing is written when `edit`
@@ -188,27 +239,39 @@ async fn rewrite(
     caller: &Caller,
     id: TenantId,
     etag: &str,
+    own: Own,
     edit: impl Fn(&mut Tenant) -> Result<(), Status>,
 ) -> Result<v1::Tenant, Status> {
+    let shared = api.store.install().partitions;
+    let mut claimed = Claimed::new(&api.spare);
     for _ in 0..limits::API_CHANGE_ATTEMPTS {
         let current = api.tenant_row(id).await?;
+        claimed.stands(Some(&current));
         if !field::etag_matches(etag, current.version) {
             return Err(refusal::conflict());
         }
         let mut next = (*current).clone();
         edit(&mut next)?;
-        if next == *current {
-            return Ok(show(&next));
+        let mut violations = Violations::default();
+        let wanted = own.judge(api, &next, &mut violations);
+        violations.finish()?;
+        claimed.give(&api.store, &mut next, wanted).await?;
+        if next != *current {
+            (next.version, next.updated_at) = (current.version + 1, api.now());
+            claimed.begin();
+            match api
+                .change(caller, Draft::update(Resource::Tenant(next.clone())))
+                .await
+            {
+                Ok(_) => claimed.stands(Some(&next)),
+                Err(ChangeError::Conflict) => continue,
+                Err(error) => return Err(refusal::change(error)),
+            }
         }
-        (next.version, next.updated_at) = (current.version + 1, api.now());
-        match api
-            .change(caller, Draft::update(Resource::Tenant(next.clone())))
-            .await
-        {
-            Ok(_) => return Ok(show(&next)),
-            Err(ChangeError::Conflict) => {}
-            Err(error) => return Err(refusal::change(error)),
+        if own.given.is_some() && next.settling > 0 {
+            next = own_partitions::settle(api, caller, id).await?;
         }
+        return Ok(show(&next, shared));
     }
     Err(refusal::conflict())
 }
@@ -229,6 +292,7 @@ fn is_populated(given: &v1::Tenant, path: &str) -> bool {
         "unrecordable_scans" => given.unrecordable_scans != 0,
         "privacy.ip" => given.privacy.is_some_and(|privacy| privacy.ip != 0),
         "rate_limit" => given.rate_limit.is_some(),
+        "partitions" => given.partitions != 0,
         _ => false,
     }
 }
@@ -268,19 +332,12 @@ fn set(tenant: &mut Tenant, path: &str, given: &v1::Tenant, violations: &mut Vio
                 given.rate_limit.as_ref(),
                 violations,
             );
-            let homes = u32::try_from(tenant.partitions.len()).unwrap_or(u32::MAX);
-            if tenant.rate_limit.is_some_and(|limit| limit.burst < homes) {
-                violations.add(
-                    "rate_limit.burst",
-                    format!("must be at least {homes}, the number of the tenant's partitions"),
-                );
-            }
         }
         _ => {}
     }
 }
 
-fn show(tenant: &Tenant) -> v1::Tenant {
+fn show(tenant: &Tenant, shared: u16) -> v1::Tenant {
     let status = match tenant.status {
         TenantStatus::Active => v1::TenantStatus::Active,
         TenantStatus::Suspended => v1::TenantStatus::Suspended,
@@ -309,5 +366,6 @@ fn show(tenant: &Tenant) -> v1::Tenant {
         etag: field::etag(tenant.version),
         rate_limit: tenant.rate_limit.map(rate_limit_field::show),
         unrecordable_scans: unrecordable_scans.into(),
+        partitions: wire::small_count(u32::try_from(tenant.own_partitions(shared)).unwrap_or(u32::MAX)),
     }
 }

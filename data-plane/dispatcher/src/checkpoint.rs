@@ -103,7 +103,10 @@ impl RunRow {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use qrelay_store::id::Seq;
+    use qrelay_store::{
+        checkpoint::config_passed,
+        id::{ConfigSeq, Seq},
+    };
 
     use super::*;
     use crate::cursor::Stream;
@@ -119,6 +122,7 @@ mod tests {
             };
             let name = own.map_or(RunName::Shared, |bytes| RunName::Own(EndpointId::from_bytes(bytes)));
             let read = RunRow::from_row(&name.key().id, &row.to_row()).unwrap();
+            prop_assert_eq!(config_passed(&row.to_row()), Some(ConfigSeq::new(seq)));
             prop_assert_eq!(read, (name, row));
         }
     }
@@ -128,5 +132,10 @@ mod tests {
         assert!(RunRow::from_row("shared", "{}").is_err());
         assert!(RunRow::from_row("nobody", r#"{"cursor":{}}"#).is_err());
         assert!(RunRow::from_row("shared", r#"{"cursor":{"x":1}}"#).is_err());
+        assert_eq!(
+            config_passed(r#"{"cursor":{"0/00000000000a":1}}"#),
+            Some(ConfigSeq::ZERO)
+        );
+        assert_eq!(config_passed("{}"), None);
     }
 }

@@ -42,6 +42,22 @@ impl RowKey {
     }
 }
 
+/// How far a run's saved row has passed the configuration log. In the row of the shared run: what stands there up to this, the
+/// partition's owners obey, and all who come after. None for what is no run's row.
+pub fn config_passed(run: &str) -> Option<ConfigSeq> {
+    #[derive(Deserialize)]
+    struct Run {
+        cursor: Cursor,
+    }
+    #[derive(Deserialize)]
+    struct Cursor {
+        #[serde(default)]
+        config: u64,
+    }
+    let run: Run = serde_json::from_str(run).ok()?;
+    Some(ConfigSeq::new(run.cursor.config))
+}
+
 /// The kinds of rows of a checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

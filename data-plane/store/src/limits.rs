@@ -14,6 +14,9 @@ pub const PARTITIONS_PER_TENANT_MAX: u16 = 64;
 /// Partitions of tenants' own in an install, those that were lost by a crash included: each is a lease that somebody
 /// renews and a log that somebody looks at every second, whether anything happens in it or not.
 pub const OWN_PARTITIONS_MAX: u16 = 1024;
+/// How long a request that gives a limited tenant more partitions waits until all owners have heard of it: each saves within
+/// a second or two that it has, unless it is just being replaced. After that the caller asks again.
+pub const HOMES_SETTLE_WAIT: Duration = Duration::from_secs(15);
 /// An open batch is sealed at this size: larger rows cost ScyllaDB latency, smaller ones cost statements.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
 /// Records per batch: the index in an event's address has 16 bits.

@@ -9,6 +9,7 @@ mod crashes;
 mod finished_commands;
 mod half_rows;
 mod hot_endpoint;
+mod large_tenants;
 mod open;
 mod races;
 mod roles;

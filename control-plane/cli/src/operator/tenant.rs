@@ -89,6 +89,9 @@ struct Fields {
     /// What happens to scans that cannot be recorded
     #[arg(long)]
     unrecordable_scans: Option<Unrecordable>,
+    /// Partitions of the log of its own, for a very large tenant; it can only be raised
+    #[arg(long, value_name = "COUNT")]
+    partitions: Option<i32>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -147,6 +150,7 @@ impl Fields {
             durability: mask.take("durability", durability).into(),
             privacy: privacy.map(|privacy| mask.take("privacy", Some(privacy))),
             unrecordable_scans: mask.take("unrecordable_scans", unrecordable).into(),
+            partitions: mask.take("partitions", self.partitions),
             etag,
             ..v1::Tenant::default()
         };
@@ -231,12 +235,14 @@ mod tests {
             durability: None,
             ip: Some(Ip::Truncate),
             unrecordable_scans: Some(Unrecordable::Answer),
+            partitions: Some(8),
         };
         let (tenant, mask) = fields.into_tenant(None, "e1".to_owned());
         assert_eq!(
             mask.finish().unwrap().paths,
-            ["status", "privacy", "unrecordable_scans"]
+            ["status", "privacy", "unrecordable_scans", "partitions"]
         );
+        assert_eq!(tenant.partitions, 8);
         assert_eq!(tenant.unrecordable_scans(), v1::UnrecordableScans::Answer);
         assert_eq!(tenant.status(), v1::TenantStatus::Suspended);
         assert_eq!(tenant.durability(), v1::Durability::Unspecified);
@@ -246,6 +252,7 @@ mod tests {
             durability: None,
             ip: None,
             unrecordable_scans: None,
+            partitions: None,
         };
         assert!(nothing.into_tenant(None, String::new()).1.finish().is_err());
     }

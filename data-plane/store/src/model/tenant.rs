@@ -69,20 +69,28 @@ impl Tenant {
     /// Never for a stored tenant: `partitions` is not empty.
     pub fn partition(&self, code: CodeId) -> PartitionId {
         let taking = self.partitions.get(usize::from(self.retired)..);
-        hashed(or_all(taking, &self.partitions), code.as_bytes())
+        match or_all(taking, &self.partitions) {
+            [only] => *only,
+            several => several[slot(code.as_bytes(), several.len())],
+        }
     }
 
-    /// The partition that is to be the home of a new endpoint.
-    ///
-    /// # Panics
-    /// Never for a stored tenant: `partitions` is not empty.
-    pub fn home(&self, endpoint: EndpointId) -> PartitionId {
+    /// The partitions that may be the home of a new endpoint, in the order in which they should be; never empty for a stored
+    /// tenant.
+    pub fn homes(&self, endpoint: EndpointId) -> Vec<PartitionId> {
+        let settled = self.settled();
+        let mut homes = or_all(settled.get(usize::from(self.retired)..), settled).to_vec();
+        if !homes.is_empty() {
+            let first = slot(endpoint.as_bytes(), homes.len());
+            homes.rotate_left(first);
+        }
+        homes
+    }
+
+    /// All partitions that may be homes of endpoints, those that take no more scans included, the oldest first.
+    pub fn settled(&self) -> &[PartitionId] {
         let settled = self.partitions.len().saturating_sub(usize::from(self.settling));
-        let settled = or_all(self.partitions.get(..settled), &self.partitions);
-        hashed(
-            or_all(settled.get(usize::from(self.retired)..), settled),
-            endpoint.as_bytes(),
-        )
+        or_all(self.partitions.get(..settled), &self.partitions)
     }
 
     /// How many partitions it has of its own, where the install's shared ones are `0..shared`.
@@ -110,13 +118,6 @@ impl Tenant {
 
 fn or_all<'a>(some: Option<&'a [PartitionId]>, all: &'a [PartitionId]) -> &'a [PartitionId] {
     some.filter(|some| !some.is_empty()).unwrap_or(all)
-}
-
-fn hashed(over: &[PartitionId], bytes: &[u8]) -> PartitionId {
-    match over {
-        [only] => *only,
-        several => several[slot(bytes, several.len())],
-    }
 }
 
 /// The shared partition in which a new tenant lives, of `count` (at least 1).
@@ -232,7 +233,7 @@ mod tests {
         let codes = ids
             .clone()
             .map(|id| tenant.partition(CodeId::from_bytes(id)).as_u16());
-        let homes = ids.map(|id| tenant.home(EndpointId::from_bytes(id)).as_u16());
+        let homes = ids.map(|id| tenant.homes(EndpointId::from_bytes(id))[0].as_u16());
         (codes.collect(), homes.collect())
     }
 
