@@ -18,7 +18,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering},
     },
     time::Duration,
 };
@@ -112,6 +112,10 @@ struct Lane {
     work: Notify,
     /// The last attempt to append failed: nothing new is taken until one succeeds.
     failing: AtomicBool,
+    /// The open batch has what was wanted.
+    gathered: Notify,
+    /// Who scans just now: the records of the last batch, and those that waited when it was acknowledged.
+    crowd: AtomicU16,
     /// What of it is in the journal.
     backlog: journaled::Backlog,
 }
@@ -126,6 +130,8 @@ struct Open {
     /// Batches that were full before the one in flight was acknowledged.
     full: std::collections::VecDeque<(Batch, Arc<Outcome>)>,
     full_bytes: usize,
+    /// How many records the open batch is waited for to have; zero when it is not.
+    wanted: u16,
     outcome: Arc<Outcome>,
     acknowledged: Seq,
 }
@@ -406,11 +412,14 @@ impl Lane {
                 last_at: Timestamp::EPOCH,
                 full: std::collections::VecDeque::new(),
                 full_bytes: 0,
+                wanted: 0,
                 outcome: Arc::default(),
                 acknowledged: Seq::ZERO,
             }),
             work: Notify::new(),
             failing: AtomicBool::new(false),
+            gathered: Notify::new(),
+            crowd: AtomicU16::new(0),
             backlog: journaled::Backlog::default(),
         }
     }
@@ -435,6 +444,10 @@ impl Lane {
         }
         open.first_at = open.first_at.min(at);
         open.last_at = open.last_at.max(at);
+        if open.wanted > 0 && (full || open.builder.count() >= open.wanted) {
+            open.wanted = 0;
+            self.gathered.notify_one();
+        }
         let address = EventAddress {
             partition: self.partition,
             writer,
@@ -457,19 +470,35 @@ impl Lane {
         (open.builder.count() > 0).then(|| open.seal(self.partition, writer))
     }
 
-    /// Lets everybody whose request is there already join the batch: as long as records come in, what is ready to run runs
-    /// and the sockets are asked again, for [`limits::GATHER_MAX`] at most. Whoever scans alone waits a microsecond; under
-    /// load commits become fewer and larger, and they are what a durable scan costs.
+    /// Lets others join the batch, since commits are what a durable scan costs: under load they become fewer and larger.
+    ///
+    /// Everybody whose request is there already: as long as records come in, what is ready to run runs and the sockets are
+    /// asked again. And in a crowd, those who were just answered and are about to scan again: as many as were there the last
+    /// time are waited for. All that for [`limits::GATHER_MAX`] at most each. Whoever scans alone waits a microsecond.
     async fn gather(&self) {
         let (mut taken, began) = (self.waiting(), Instant::now());
         loop {
             yield_now().await;
             let now = self.waiting();
             if now == taken || began.elapsed() >= limits::GATHER_MAX {
-                return;
+                break;
             }
             taken = now;
         }
+        let crowd = self.crowd.load(Ordering::Relaxed);
+        if crowd >= limits::GATHER_CROWD_MIN && self.wants(crowd) {
+            // In vain, when they went away: then the next batch waits for fewer.
+            timeout(limits::GATHER_MAX, self.gathered.notified()).await.ok();
+            lock(&self.open).wanted = 0;
+        }
+    }
+
+    /// Whether something waits, and less than that.
+    fn wants(&self, records: u16) -> bool {
+        let mut open = lock(&self.open);
+        let wanted = open.full.is_empty() && (1..records).contains(&open.builder.count());
+        open.wanted = if wanted { records } else { 0 };
+        wanted
     }
 
     /// How many records the open batch has, if there is none before it that could go already.
@@ -534,10 +563,12 @@ async fn drain(shared: Arc<Shared>, lane: Arc<Lane>) {
             journaled::record(&shared, &lane, journal, batch, &outcome).await;
             continue;
         }
-        let seq = batch.seq;
+        let (seq, count) = (batch.seq, batch.count);
         append_until_acknowledged(&shared, &lane, batch, &outcome).await;
         lane.set_failing(false);
         shared.acknowledge(&lane, seq);
+        lane.crowd
+            .store(count.saturating_add(lane.waiting()), Ordering::Relaxed);
         // Who was told FAILED has answered by then; a settled outcome stays as it is.
         outcome.settle(DURABLE);
     }

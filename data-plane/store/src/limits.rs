@@ -29,6 +29,8 @@ pub const APPEND_BACKLOG_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long a batch gathers records while they keep coming in: what a commit takes on a fast disk, so that at most it doubles
 /// the wait of a scan on a busy edge.
 pub const GATHER_MAX: Duration = Duration::from_millis(1);
+/// A batch waits for a crowd of so many: below, commits are cheap enough, and nobody is to wait for somebody else.
+pub const GATHER_CROWD_MIN: u16 = 16;
 /// How long a scan waits for its commit before it is answered 503. A healthy disk takes 0.2 ms; a person
 /// gives up after some seconds.
 pub const APPEND_BUDGET: Duration = Duration::from_secs(2);

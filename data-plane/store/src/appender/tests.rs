@@ -142,6 +142,35 @@ async fn records_gather_while_a_batch_is_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_waits_for_the_crowd_of_the_one_before_and_no_longer_than_it_may() {
+    let bench = Bench::start().await;
+    let crowd = u64::from(limits::GATHER_CROWD_MIN);
+    let scans = |count: u64| (0..count).map(|at| bench.append(&at.to_string()).unwrap());
+    join_all(scans(crowd).map(Pending::durable)).await;
+    // All of them again, one after the other: one batch.
+    let begun = Instant::now();
+    let mut again = Vec::new();
+    for at in 0..crowd {
+        again.extend(scans(1));
+        yield_now().await;
+        let sealed = bench.store.calls(Op::Append);
+        assert_eq!(sealed, 1, "it went with {at} of {crowd}");
+    }
+    for pending in again {
+        assert_eq!(pending.durable().await.unwrap().seq, Seq::new(2));
+    }
+    assert_eq!(begun.elapsed(), Duration::ZERO, "it waited for nobody");
+    // Few of them: they wait once, and from then on for nobody.
+    for (seq, waited) in [(3, limits::GATHER_MAX), (4, Duration::ZERO)] {
+        let begun = Instant::now();
+        for answer in join_all(scans(3).map(Pending::durable)).await {
+            assert_eq!(answer.unwrap().seq, Seq::new(seq));
+        }
+        assert_eq!(begun.elapsed(), waited);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn partitions_do_not_wait_for_each_other() {
     let bench = Bench::start().await;
     bench.store.break_next(Op::Append, 1, Fault::Stall);
