@@ -33,6 +33,11 @@ use crate::{
     failure::{Exit, Failure},
 };
 
+/// A fifth of a delivery's CPU time was the C library's allocator; with this one, deliveries take a seventh less. Without huge pages
+/// (`no_thp`), which would make an idle process hold 110 MiB instead of 73.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The process: reads the command line, does what it says, and tells how it went.
 pub fn main() -> ExitCode {
     run(std::env::args_os())
