@@ -63,11 +63,33 @@ fuzz: ## Fuzz each parser of remote bytes for FUZZ_SECONDS (needs a nightly tool
 	tests/tools/fuzz $(FUZZ_SECONDS)
 
 .PHONY: bench
-bench: ## Benchmark the redirect against nginx: server CPU per request (some ten minutes, see loadtest/README.md).
+bench: ## All benchmarks and their table: figures beside their bounds, as text, JSON and a picture (some forty minutes, see loadtest/README.md).
+	tests/tools/install nginx
+	cargo build --release -p qrelay -p qrelay-loadtest
+	cargo build --release -p qrelay-store --example seed_codes
+	$(TARGET)/release/qrelay-loadtest bench --qrelay $(TARGET)/release/qrelay --seeder $(TARGET)/release/examples/seed_codes \
+		--dir $(TARGET)/bench --json $(TARGET)/bench/figures.json --picture $(TARGET)/bench/figures.svg $(BENCH)
+
+.PHONY: bench-redirect
+bench-redirect: ## Benchmark the redirect against nginx: server CPU per request (some ten minutes).
 	tests/tools/install nginx
 	cargo build --release -p qrelay -p qrelay-loadtest
 	$(TARGET)/release/qrelay-loadtest redirect --qrelay $(TARGET)/release/qrelay \
 		--dir $(TARGET)/bench --json $(TARGET)/bench/redirect.json $(BENCH)
+
+.PHONY: bench-codes
+bench-codes: ## Benchmark scans and a start with ten million codes against a thousand (some fifteen minutes the first time).
+	cargo build --release -p qrelay -p qrelay-loadtest
+	cargo build --release -p qrelay-store --example seed_codes
+	$(TARGET)/release/qrelay-loadtest codes --qrelay $(TARGET)/release/qrelay --seeder $(TARGET)/release/examples/seed_codes \
+		--dir $(TARGET)/bench --json $(TARGET)/bench/codes.json $(BENCH)
+
+.PHONY: bench-memory
+bench-memory: ## Benchmark what an idle process, a cached code and an idle endpoint hold (some three minutes).
+	cargo build --release -p qrelay -p qrelay-loadtest
+	cargo build --release -p qrelay-store --example seed_codes
+	$(TARGET)/release/qrelay-loadtest memory --qrelay $(TARGET)/release/qrelay --seeder $(TARGET)/release/examples/seed_codes \
+		--dir $(TARGET)/bench --json $(TARGET)/bench/memory.json $(BENCH)
 
 .PHONY: bench-deliveries
 bench-deliveries: ## Benchmark deliveries against a loop of signed POSTs (some five minutes, see loadtest/README.md).

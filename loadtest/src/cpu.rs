@@ -82,16 +82,41 @@ pub async fn settle(group: u32, longest: Duration) -> anyhow::Result<()> {
 /// # Errors
 /// When `/proc` cannot be read or no process of the group lives.
 pub fn peak_memory(group: u32) -> anyhow::Result<u64> {
-    let mut peak = None;
+    let peaks = status(group, "VmHWM:")?;
+    peaks
+        .into_iter()
+        .max()
+        .with_context(|| format!("no process of group {group} lives"))
+}
+
+/// The memory that the living processes of a group hold, in bytes: all that is resident (`VmRSS`).
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn memory(group: u32) -> anyhow::Result<u64> {
+    Ok(status(group, "VmRSS:")?.into_iter().sum())
+}
+
+/// The same without pages of files (`RssAnon`).
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn own_memory(group: u32) -> anyhow::Result<u64> {
+    Ok(status(group, "RssAnon:")?.into_iter().sum())
+}
+
+/// What this line of `/proc/PID/status` says of each living process of a group, in bytes.
+fn status(group: u32, line: &str) -> anyhow::Result<Vec<u64>> {
+    let mut values = Vec::new();
     for pid in group_members(group)? {
         let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
             continue;
         };
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib: Option<u64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
-        peak = peak.max(kib.map(|kib| kib * 1024));
+        let value = status.lines().find_map(|text| text.strip_prefix(line));
+        let kib: Option<u64> = value.and_then(|value| value.trim().strip_suffix(" kB")?.trim().parse().ok());
+        values.extend(kib.map(|kib| kib * 1024));
     }
-    peak.with_context(|| format!("no process of group {group} lives"))
+    Ok(values)
 }
 
 /// Lets [`peak_memory`] of a group count from now on.
@@ -161,5 +186,6 @@ mod tests {
         assert!(group_members(own).unwrap().contains(&std::process::id()));
         assert!(own_time().unwrap() >= Duration::from_millis(10));
         assert!(peak_memory(own).unwrap() > 100_000);
+        assert!(memory(own).unwrap() > own_memory(own).unwrap());
     }
 }

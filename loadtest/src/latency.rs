@@ -162,6 +162,7 @@ async fn turn(
         timeout: Duration::from_secs(10),
         seed: 1,
         scans_file: None,
+        mix: None,
     };
     let answered = Rc::clone(seen);
     let report = scan::run_telling(load, move |id, due| {

@@ -12,11 +12,16 @@
 //! - [`posts`]: signed POSTs in a loop and nothing else, the ceiling of any sender of webhooks on this machine;
 //! - [`deliveries`]: the benchmark of deliveries per second and per CPU-second beside that loop;
 //! - [`latency`]: the benchmark of the time from a scan to its webhook at a fixed rate;
-//! - [`backlog`]: the benchmark of an endpoint that catches up.
+//! - [`backlog`]: the benchmark of an endpoint that catches up;
+//! - [`codes`]: the benchmark of scans and a start with many codes, beside few;
+//! - [`memory`]: the benchmark of what an idle process, a cached code and an idle endpoint hold;
+//! - [`all`]: all of these, and their [`table`].
 
+pub mod all;
 pub mod arrivals;
 pub mod backlog;
 pub mod child;
+pub mod codes;
 pub mod companions;
 pub mod connection;
 pub mod cpu;
@@ -27,6 +32,8 @@ pub mod latency;
 pub mod listeners;
 pub mod machine;
 pub mod median;
+pub mod memory;
+pub mod mix;
 pub mod nginx;
 pub mod posts;
 pub mod product;
@@ -35,6 +42,8 @@ pub mod receiver;
 pub mod redirect;
 pub mod rest;
 pub mod scan;
+pub mod seeded;
 pub mod serving;
+pub mod table;
 pub mod tally;
 pub mod target;

@@ -13,8 +13,11 @@ use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand};
 use http::{HeaderValue, StatusCode};
 use qrelay_loadtest::{
+    all,
     arrivals::Gaps,
-    backlog, deliveries, isolation, latency, posts, product, raw,
+    backlog, codes, deliveries, isolation, latency, memory,
+    mix::Spread,
+    posts, product, raw,
     receiver::{self, Manner},
     redirect,
     scan::{self, Load},
@@ -56,6 +59,12 @@ enum Command {
     Latency(LatencyArguments),
     /// Measure how fast an endpoint catches up that was paused.
     Backlog(BacklogArguments),
+    /// Compare scans and a start with many codes to the same with few.
+    Codes(CodesArguments),
+    /// Measure what an idle process, a cached code and an idle endpoint hold.
+    Memory(MemoryArguments),
+    /// Run all benchmarks, and put the figures that have a bound into one table.
+    Bench(AllArguments),
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +98,12 @@ struct ScanArguments {
     /// Write the event ids of the answered scans there, one a line.
     #[arg(long)]
     ids: Option<PathBuf>,
+    /// Of so many codes: a code's number is put behind the URL's path.
+    #[arg(long)]
+    codes: Option<u64>,
+    /// How scans are spread over them.
+    #[arg(long, value_enum, default_value = "zipf", requires = "codes")]
+    spread: Spread,
 }
 
 #[derive(Debug, Args)]
@@ -251,6 +266,78 @@ struct BacklogArguments {
     events: u64,
 }
 
+#[derive(Debug, Args)]
+struct CodesArguments {
+    #[command(flatten)]
+    bench: BenchArguments,
+    /// The release binary that makes codes.
+    #[arg(long, default_value = "target/release/examples/seed_codes")]
+    seeder: PathBuf,
+    /// How often both take their turn.
+    #[arg(long, default_value_t = 5)]
+    cycles: usize,
+    /// How long one turn takes.
+    #[arg(long, default_value_t = 4.0)]
+    seconds: f64,
+    /// How many codes the one has.
+    #[arg(long, default_value_t = 10_000_000)]
+    many: u64,
+    /// How many the other has.
+    #[arg(long, default_value_t = 1000)]
+    few: u64,
+    /// Connections.
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// The core of the servers.
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// The core of the load generator.
+    #[arg(long, default_value_t = 1)]
+    load_core: usize,
+}
+
+#[derive(Debug, Args)]
+struct MemoryArguments {
+    #[command(flatten)]
+    bench: BenchArguments,
+    /// The release binary that makes codes.
+    #[arg(long, default_value = "target/release/examples/seed_codes")]
+    seeder: PathBuf,
+    /// How often it is done.
+    #[arg(long, default_value_t = 3)]
+    cycles: usize,
+    /// How many codes are cached.
+    #[arg(long, default_value_t = 50_000)]
+    codes: u64,
+    /// How many endpoints wait.
+    #[arg(long, default_value_t = 2000)]
+    endpoints: u64,
+}
+
+#[derive(Debug, Args)]
+struct AllArguments {
+    #[command(flatten)]
+    bench: BenchArguments,
+    /// nginx, by path or name.
+    #[arg(long, default_value = "/usr/sbin/nginx")]
+    nginx: PathBuf,
+    /// The release binary that makes codes.
+    #[arg(long, default_value = "target/release/examples/seed_codes")]
+    seeder: PathBuf,
+    /// Few and short turns, and fewer codes and events: under three minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Draw the table there, as SVG.
+    #[arg(long)]
+    picture: Option<PathBuf>,
+    /// The core of the servers.
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// The core of the load generator.
+    #[arg(long, default_value_t = 1)]
+    load_core: usize,
+}
+
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -299,6 +386,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Isolation(arguments) => isolation(arguments).await,
         Command::Latency(arguments) => latency(arguments).await,
         Command::Backlog(arguments) => backlog(arguments).await,
+        Command::Codes(arguments) => codes(arguments).await,
+        Command::Memory(arguments) => memory(arguments).await,
+        Command::Bench(arguments) => bench(arguments).await,
     }
 }
 
@@ -324,6 +414,7 @@ async fn scan(arguments: ScanArguments) -> anyhow::Result<()> {
         timeout: Duration::try_from_secs_f64(arguments.timeout_s).context("--timeout-s")?,
         seed: arguments.seed,
         scans_file: arguments.ids,
+        mix: arguments.codes.map(|codes| (codes, arguments.spread)),
     };
     let report = scan::run(plan).await?;
     writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
@@ -445,4 +536,53 @@ async fn backlog(arguments: BacklogArguments) -> anyhow::Result<()> {
         events: arguments.events,
     };
     tell(arguments.bench.json, &backlog::run(&plan, say).await?)
+}
+
+async fn codes(arguments: CodesArguments) -> anyhow::Result<()> {
+    ensure!(
+        (0.1..=600.0).contains(&arguments.seconds),
+        "turns of 0.1 to 600 s"
+    );
+    let plan = codes::Plan {
+        folder: product::folder(&arguments.bench.dir)?,
+        qrelay: arguments.bench.qrelay,
+        seeder: arguments.seeder,
+        cycles: arguments.cycles,
+        turn: Duration::from_secs_f64(arguments.seconds),
+        many: arguments.many,
+        few: arguments.few,
+        connections: arguments.connections,
+        server_core: arguments.server_core,
+        load_core: arguments.load_core,
+    };
+    tell(arguments.bench.json, &codes::run(&plan, say).await?)
+}
+
+async fn memory(arguments: MemoryArguments) -> anyhow::Result<()> {
+    let plan = memory::Plan {
+        folder: product::folder(&arguments.bench.dir)?,
+        qrelay: arguments.bench.qrelay,
+        seeder: arguments.seeder,
+        cycles: arguments.cycles,
+        codes: arguments.codes,
+        endpoints: arguments.endpoints,
+    };
+    tell(arguments.bench.json, &memory::run(&plan, say).await?)
+}
+
+async fn bench(arguments: AllArguments) -> anyhow::Result<()> {
+    let plan = all::Plan {
+        folder: product::folder(&arguments.bench.dir)?,
+        qrelay: arguments.bench.qrelay,
+        nginx: arguments.nginx,
+        seeder: arguments.seeder,
+        quick: arguments.quick,
+        server_core: arguments.server_core,
+        load_core: arguments.load_core,
+    };
+    let table = all::run(&plan, say).await?;
+    if let Some(file) = arguments.picture {
+        fs::write(&file, table.picture()).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    tell(arguments.bench.json, &table)
 }

@@ -32,6 +32,7 @@ pub struct Product {
     child: Child,
     edge: SocketAddr,
     api: SocketAddr,
+    ops: SocketAddr,
     admin_key: String,
 }
 
@@ -50,6 +51,16 @@ impl Product {
     /// # Errors
     /// When it ends, or is not ready within a minute.
     pub async fn start(program: &Path, folder: &Path, core: Option<usize>) -> anyhow::Result<Self> {
+        let mut product = Self::spawn(program, folder, &folder.join("data"), core)?;
+        product.ready().await?;
+        Ok(product)
+    }
+
+    /// Starts it on a data directory, with its log in `folder`, and waits for nothing.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(program: &Path, folder: &Path, data: &Path, core: Option<usize>) -> anyhow::Result<Self> {
         let [edge, api, ops] = [
             listeners::free_address()?,
             listeners::free_address()?,
@@ -65,13 +76,12 @@ impl Product {
             .mode(0o600)
             .open(&key_file)?;
         file.write_all(admin_key.as_bytes())?;
-        let data = folder.join("data");
         let program = program
             .canonicalize()
             .with_context(|| format!("no binary at {}", program.display()))?;
         let mut arguments = vec!["up".into()];
         for (flag, value) in [
-            ("--data-dir", data.into_os_string()),
+            ("--data-dir", data.as_os_str().to_owned()),
             ("--edge-listen", edge.to_string().into()),
             ("--api-listen", api.to_string().into()),
             ("--ops-listen", ops.to_string().into()),
@@ -91,21 +101,24 @@ impl Product {
             folder,
         }
         .start()?;
-        let mut product = Self {
+        Ok(Self {
             child,
             edge,
             api,
+            ops,
             admin_key,
-        };
-        product.ready(ops).await?;
-        Ok(product)
+        })
     }
 
-    async fn ready(&mut self, ops: SocketAddr) -> anyhow::Result<()> {
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends, or is not within a minute.
+    pub async fn ready(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             self.child.ensure_running()?;
-            match Call::fetch(ops, "/readyz").send().await {
+            match Call::fetch(self.ops, "/readyz").send().await {
                 Ok((status, _)) if status.is_success() => return Ok(()),
                 _ if Instant::now() < deadline => sleep(POLL).await,
                 last => bail!("qrelay is not ready: {last:?}\n{}", self.child.last_lines()),
@@ -118,13 +131,32 @@ impl Product {
     /// # Errors
     /// When the API refuses.
     pub async fn campaign(&self, durability: &str, location: &str) -> anyhow::Result<Campaign> {
-        let tenant = json!({ "name": format!("benchmark, {durability}"), "durability": durability });
-        let tenant = text(&self.post("/v1/tenants", &tenant).await?, "id")?;
+        let tenant = self.tenant(durability).await?;
         let code = json!({ "name": "benchmark", "destination_url": location });
         let code = self.post(&format!("/v1/codes?tenant_id={tenant}"), &code).await?;
         let short_id = text(&code, "short_id")?;
         let target = format!("http://{}/{short_id}", self.edge).parse()?;
         Ok(Campaign { tenant, target })
+    }
+
+    /// Makes a tenant of this durability. Returns its id.
+    ///
+    /// # Errors
+    /// When the API refuses.
+    pub async fn tenant(&self, durability: &str) -> anyhow::Result<String> {
+        let tenant = json!({ "name": format!("benchmark, {durability}"), "durability": durability });
+        text(&self.post("/v1/tenants", &tenant).await?, "id")
+    }
+
+    /// A tenant's codes, whose short ids begin so.
+    ///
+    /// # Errors
+    /// When the prefix makes no URL.
+    pub fn codes(&self, tenant: &str, prefix: &str) -> anyhow::Result<Campaign> {
+        Ok(Campaign {
+            tenant: tenant.to_owned(),
+            target: format!("http://{}/{prefix}", self.edge).parse()?,
+        })
     }
 
     /// Makes an endpoint of the campaign's tenant that wants every scan, with further fields of the API. Returns its id.
@@ -182,6 +214,12 @@ impl Product {
     /// The process.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
+    }
+
+    /// Where scans come to.
+    #[must_use]
+    pub fn edge(&self) -> SocketAddr {
+        self.edge
     }
 
     /// The port that scans come to.

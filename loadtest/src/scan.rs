@@ -22,6 +22,7 @@ use tokio::{
 use crate::{
     arrivals::{Arrivals, Gaps},
     connection::{Answer, Connection, Failure},
+    mix::{Mix, Spread},
     tally::{Report, Tally},
     target::Target,
 };
@@ -69,6 +70,8 @@ pub struct Plan {
     pub seed: u64,
     /// Where the ids of the answered scans are written, one a line.
     pub scans_file: Option<PathBuf>,
+    /// Of how many codes, and how spread: then a code's number is put behind the target's path. None: of the target alone.
+    pub mix: Option<(u64, Spread)>,
 }
 
 /// Told of each scan that is answered: its event's id, and the instant at which it was due.
@@ -77,6 +80,7 @@ type Tell = Box<dyn Fn(&str, Instant)>;
 struct Run {
     plan: Plan,
     request: Vec<u8>,
+    mix: Option<RefCell<Mix>>,
     /// Instants at which requests were due that nobody has taken up, oldest first.
     line: RefCell<VecDeque<Instant>>,
     /// One permit for each request in line, and at the end one for each worker: nothing more comes.
@@ -122,6 +126,10 @@ pub async fn run_telling(plan: Plan, tell: impl Fn(&str, Instant) + 'static) -> 
             "a rate is above 0 and at most 1,000,000 per second"
         );
     }
+    ensure!(
+        plan.mix.is_none_or(|(codes, _)| codes > 0),
+        "a mix is of one code at least"
+    );
     let mut opened = Vec::new();
     for _ in 0..if plan.fresh { 0 } else { connections } {
         let connection = Connection::open(plan.target.address).await;
@@ -130,6 +138,9 @@ pub async fn run_telling(plan: Plan, tell: impl Fn(&str, Instant) + 'static) -> 
     let began = Instant::now();
     let run = Rc::new(Run {
         request: plan.target.request(plan.fresh),
+        mix: plan
+            .mix
+            .map(|(codes, spread)| RefCell::new(Mix::new(codes, spread, plan.seed))),
         line: RefCell::default(),
         ready: Semaphore::new(0),
         begun: Cell::new(0),
@@ -239,7 +250,15 @@ async fn ask(run: &Run, connection: &mut Option<Connection>) -> Result<Answer, F
             Connection::open(run.plan.target.address).await?
         }
     };
-    connection.insert(open).exchange(&run.request).await
+    let open = connection.insert(open);
+    let number = run.mix.as_ref().and_then(|mix| mix.borrow_mut().next());
+    match number {
+        None => open.exchange(&run.request).await,
+        Some(number) => {
+            let request = run.plan.target.numbered(number).request(run.plan.fresh);
+            open.exchange(&request).await
+        }
+    }
 }
 
 fn keep_scan(run: &Run, answer: Answer, due: Instant) {
@@ -289,6 +308,7 @@ mod tests {
             timeout: Duration::from_secs(10),
             seed: 1,
             scans_file: None,
+            mix: None,
         };
         change(&mut plan);
         let server = raw::serve(
@@ -323,6 +343,12 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_mix_asks_for_each_code() {
+        let report = against_raw(|plan| plan.mix = Some((10, Spread::Turns))).await;
+        assert_eq!((report.due, report.not_answered_with(302)), (200, 0));
+    }
+
+    #[tokio::test]
     async fn an_open_loop_sends_what_its_schedule_says() {
         let report = against_raw(|plan| {
             plan.load = Load::Rate(1000.0);
@@ -348,6 +374,7 @@ mod tests {
             timeout: Duration::from_millis(20),
             seed: 1,
             scans_file: None,
+            mix: None,
         };
         let report = run(plan).await.unwrap();
         assert_eq!(
@@ -372,6 +399,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             seed: 1,
             scans_file: None,
+            mix: None,
         };
         assert!(run(plan.clone()).await.is_err());
         assert!(

@@ -53,6 +53,15 @@ impl FromStr for Target {
 }
 
 impl Target {
+    /// The same with a number behind its path.
+    #[must_use]
+    pub fn numbered(&self, number: u64) -> Self {
+        Self {
+            path: format!("{}{number}", self.path),
+            ..self.clone()
+        }
+    }
+
     /// The bytes of one GET. A fresh connection's request asks the server to close it after the answer, so that every
     /// server compared pays for the same closing.
     #[must_use]
