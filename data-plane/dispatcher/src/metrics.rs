@@ -140,6 +140,12 @@ pub(crate) fn waiting(
     gauge!(LAG, "partition" => partition.to_string()).set(oldest.as_secs_f64());
 }
 
+/// What a partition's gauges say is its next owner's to say: they count across processes.
+pub(crate) fn left(partition: PartitionId) {
+    waiting(partition, (0, 0, 0), Duration::ZERO);
+    replays(partition, 0);
+}
+
 pub(crate) fn replays(partition: PartitionId, count: usize) {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
     gauge!(REPLAYS, "partition" => partition.to_string()).set(f64::from(count));
@@ -159,4 +165,64 @@ pub(crate) fn leases_held(change: f64) {
 
 pub(crate) fn damaged(count: usize) {
     counter!(DAMAGED).increment(u64::try_from(count).unwrap_or(u64::MAX));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::HashMap,
+        sync::{
+            Arc, Mutex,
+            atomic::{AtomicU64, Ordering},
+        },
+    };
+
+    use metrics::{
+        Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit, with_local_recorder,
+    };
+
+    use super::*;
+
+    /// The gauges, as bits.
+    #[derive(Default)]
+    struct Gauges(Mutex<HashMap<Key, Arc<AtomicU64>>>);
+
+    impl Recorder for Gauges {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::noop()
+        }
+
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            let mut gauges = self.0.lock().unwrap();
+            Gauge::from_arc(Arc::clone(gauges.entry(key.clone()).or_default()))
+        }
+
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn of_a_partition_that_was_left_nothing_waits_here() {
+        let gauges = Gauges::default();
+        let told = || {
+            let gauges = gauges.0.lock().unwrap();
+            let values = gauges
+                .values()
+                .map(|bits| f64::from_bits(bits.load(Ordering::SeqCst)));
+            (gauges.len(), values.sum::<f64>())
+        };
+        with_local_recorder(&gauges, || {
+            let partition = PartitionId::new(7);
+            waiting(partition, (1, 2, 3), Duration::from_secs(4));
+            replays(partition, 5);
+            assert_eq!(told(), (5, 15.0));
+            left(partition);
+            assert_eq!(told(), (5, 0.0));
+        });
+    }
 }

@@ -183,6 +183,7 @@ async fn once(
         .run(stop)
         .await;
     metrics::leases_held(-1.0);
+    metrics::left(partition);
     Ok(Look::Ran(end))
 }
 
