@@ -28,6 +28,49 @@ pub struct Plan {
     pub load_core: usize,
 }
 
+/// A figure as its benchmark calls it, as the table does, and its bound.
+type Named = (&'static str, &'static str, Bound);
+
+const LATENCY: &[Named] = &[
+    ("scan to redirect, p50", "scan to redirect, p50", Bound::Stated),
+    ("scan to redirect, p99", "scan to redirect, p99", Bound::Stated),
+    ("scan to webhook, p50", "scan to webhook, p50", Bound::AtMost(1.5)),
+    ("scan to webhook, p99", "scan to webhook, p99", Bound::AtMost(6.0)),
+];
+const BACKLOG: &[Named] = &[
+    (
+        "backlog drained",
+        "backlog drained, on all cores with its receiver",
+        Bound::AtLeast(15_000.0),
+    ),
+    (
+        "memory at most",
+        "memory while it is drained",
+        Bound::AtMost(300.0),
+    ),
+];
+const CODES: &[Named] = &[
+    (
+        "server CPU per scan",
+        "server CPU per scan with many codes",
+        Bound::AtMost(1.3),
+    ),
+    (
+        "start to first redirect with many codes",
+        "start to first redirect with many codes",
+        Bound::AtMost(1000.0),
+    ),
+];
+const MEMORY: &[Named] = &[
+    ("idle", "memory, idle", Bound::AtMost(80.0)),
+    ("per cached code", "memory per cached code", Bound::AtMost(700.0)),
+    (
+        "per idle endpoint",
+        "memory per idle endpoint",
+        Bound::AtMost(8192.0),
+    ),
+];
+
 /// Runs them; `say` is told what is going on.
 ///
 /// # Errors
@@ -35,66 +78,34 @@ pub struct Plan {
 pub async fn run(plan: &Plan, mut say: impl FnMut(&str)) -> anyhow::Result<Table> {
     let mut lines = Vec::new();
     say("== redirects");
-    lines.extend(table::of_redirect(
-        &redirect::run(&plan.redirect(), &mut say).await?,
-    ));
+    let found = redirect::run(&plan.redirect(), &mut say).await?;
+    // Each is told as it is found: a failure of a later one costs none of it.
+    say(&found.to_string());
+    lines.extend(table::of_redirect(&found));
     say("== latency");
     let found = latency::run(&plan.latency(), &mut say).await?;
-    let bounds = [
-        ("scan to redirect, p50", "scan to redirect, p50", Bound::Stated),
-        ("scan to redirect, p99", "scan to redirect, p99", Bound::Stated),
-        ("scan to webhook, p50", "scan to webhook, p50", Bound::AtMost(1.5)),
-        ("scan to webhook, p99", "scan to webhook, p99", Bound::AtMost(6.0)),
-    ];
-    lines.extend(table::of_figures(&found, &bounds));
+    say(&found.to_string());
+    lines.extend(table::of_figures(&found, LATENCY));
     say("== deliveries");
     let found = deliveries::run(&plan.deliveries(), &mut say).await?;
+    say(&found.to_string());
     lines.extend(table::of_deliveries(&found));
     say("== backlog");
     let found = backlog::run(&plan.backlog(), &mut say).await?;
-    let bounds = [
-        (
-            "backlog drained",
-            "backlog drained, on all cores with its receiver",
-            Bound::AtLeast(15_000.0),
-        ),
-        (
-            "memory at most",
-            "memory while it is drained",
-            Bound::AtMost(300.0),
-        ),
-    ];
-    lines.extend(table::of_figures(&found, &bounds));
+    say(&found.to_string());
+    lines.extend(table::of_figures(&found, BACKLOG));
     say("== isolation");
-    lines.extend(table::of_isolation(
-        &isolation::run(&plan.isolation(), &mut say).await?,
-    ));
+    let found = isolation::run(&plan.isolation(), &mut say).await?;
+    say(&found.to_string());
+    lines.extend(table::of_isolation(&found));
     say("== many codes");
     let found = codes::run(&plan.codes(), &mut say).await?;
-    let bounds = [(
-        "server CPU per scan",
-        "server CPU per scan with many codes",
-        Bound::AtMost(1.3),
-    )];
-    lines.extend(table::of_figures(&found, &bounds));
-    let bounds = [(
-        "start to first redirect with many codes",
-        "start to first redirect with many codes",
-        Bound::AtMost(1000.0),
-    )];
-    lines.extend(table::of_figures(&found, &bounds));
+    say(&found.to_string());
+    lines.extend(table::of_figures(&found, CODES));
     say("== memory");
     let found = memory::run(&plan.memory(), &mut say).await?;
-    let bounds = [
-        ("idle", "memory, idle", Bound::AtMost(80.0)),
-        ("per cached code", "memory per cached code", Bound::AtMost(700.0)),
-        (
-            "per idle endpoint",
-            "memory per idle endpoint",
-            Bound::AtMost(8192.0),
-        ),
-    ];
-    lines.extend(table::of_figures(&found, &bounds));
+    say(&found.to_string());
+    lines.extend(table::of_figures(&found, MEMORY));
     Ok(Table {
         lines,
         machine: Machine::read(&plan.folder)?,

@@ -162,7 +162,7 @@ impl Side {
         let mut product = Product::spawn(&plan.qrelay, &folder, &seeded.data, Some(plan.server_core))?;
         product.ready().await?;
         let campaign = product.codes(&seeded.tenant, PREFIX)?;
-        let counted = product.counted(&campaign, 0).await?;
+        let counted = product.counted_at_rest(&campaign).await?;
         Ok(Self {
             product,
             campaign,

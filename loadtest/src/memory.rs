@@ -25,7 +25,7 @@ const SCANS_MAX: Duration = Duration::from_secs(300);
 /// A tenant has at most as many endpoints.
 const ENDPOINTS_PER_TENANT: u64 = 100;
 /// Where endpoints are said to be: nothing is sent there.
-const RECEIVER: &str = "http://127.0.0.1:9/hook";
+const RECEIVER: &str = "http://127.0.0.1:9999/hook";
 
 /// What to measure.
 #[derive(Debug, Clone)]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -24,6 +25,10 @@ use crate::{
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long counting may lag behind the last scan.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a call that comes too often is repeated.
+const CALL_PATIENCE: Duration = Duration::from_secs(10);
+/// A count that has not changed for so long is over: counts are saved within a second.
+const COUNT_REST: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(50);
 
 /// A running `qrelay up`.
@@ -184,9 +189,24 @@ impl Product {
         Ok(())
     }
 
+    /// Asks again while the key has asked too often.
     async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        let call = Call::post(self.api, path).header("authorization", &format!("Bearer {}", self.admin_key));
-        call.body(body.to_string()).json().await
+        let deadline = Instant::now() + CALL_PATIENCE;
+        loop {
+            let call =
+                Call::post(self.api, path).header("authorization", &format!("Bearer {}", self.admin_key));
+            let (status, answer) = call.body(body.to_string()).send().await?;
+            if status == StatusCode::TOO_MANY_REQUESTS && Instant::now() < deadline {
+                sleep(POLL).await;
+                continue;
+            }
+            anyhow::ensure!(
+                status.is_success(),
+                "POST {path} answered {status}: {}",
+                String::from_utf8_lossy(&answer)
+            );
+            return Ok(serde_json::from_slice(&answer)?);
+        }
     }
 
     /// Waits until the product's own count of a tenant's scans is at least `scans`, and returns it.
@@ -209,6 +229,25 @@ impl Product {
             }
             sleep(POLL).await;
         }
+    }
+
+    /// The product's own count of a tenant's scans, once it has not changed for two seconds: after a start, it counts on.
+    ///
+    /// # Errors
+    /// When it still changes after a minute.
+    pub async fn counted_at_rest(&self, campaign: &Campaign) -> anyhow::Result<u64> {
+        let deadline = Instant::now() + COUNT_TIMEOUT;
+        let mut counted = self.counted(campaign, 0).await?;
+        let mut since = Instant::now();
+        while since.elapsed() < COUNT_REST {
+            sleep(POLL).await;
+            let now = self.counted(campaign, 0).await?;
+            if now != counted {
+                (counted, since) = (now, Instant::now());
+            }
+            anyhow::ensure!(Instant::now() < deadline, "scans are still being counted");
+        }
+        Ok(counted)
     }
 
     /// The process.
