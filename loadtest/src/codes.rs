@@ -9,7 +9,6 @@ use std::{
 };
 
 use anyhow::ensure;
-use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -52,7 +51,7 @@ pub struct Plan {
 }
 
 /// Values of each cycle: of many codes, and of few.
-#[derive(Debug, Default, Clone, Serialize)]
+#[derive(Debug, Default)]
 struct Values {
     many: Vec<f64>,
     few: Vec<f64>,
@@ -86,31 +85,26 @@ pub async fn run(plan: &Plan, mut say: impl FnMut(&str)) -> anyhow::Result<Figur
         starts.many.push(start(plan, work.path(), &many).await?);
         starts.few.push(start(plan, work.path(), &few).await?);
     }
-    let mut sides = [
-        Side::start(plan, work.path(), &many).await?,
-        Side::start(plan, work.path(), &few).await?,
-    ];
+    let mut with_many = Side::start(plan, work.path(), &many).await?;
+    let mut with_few = Side::start(plan, work.path(), &few).await?;
     // The first turn warms caches.
     for cycle in 0..=plan.cycles {
         say(&format!("scans: cycle {cycle} of {}", plan.cycles));
-        let [mut one, mut other] = [0.0, 0.0];
-        let (many, few) = sides.split_at_mut(1);
         // In alternating order.
-        if cycle % 2 == 0 {
-            one = many[0].turn(plan, work.path()).await?;
-        }
-        other += few[0].turn(plan, work.path()).await?;
-        if cycle % 2 == 1 {
-            one = many[0].turn(plan, work.path()).await?;
-        }
+        let (many, few) = if cycle % 2 == 0 {
+            let many = with_many.turn(plan, work.path()).await?;
+            (many, with_few.turn(plan, work.path()).await?)
+        } else {
+            let few = with_few.turn(plan, work.path()).await?;
+            (with_many.turn(plan, work.path()).await?, few)
+        };
         if cycle > 0 {
-            costs.many.push(one);
-            costs.few.push(other);
+            costs.many.push(many);
+            costs.few.push(few);
         }
     }
-    for side in sides {
-        side.end().await?;
-    }
+    with_many.end().await?;
+    with_few.end().await?;
     let rows = [
         Figure::beside("server CPU per scan", "µs", &costs.many, &costs.few),
         Figure::of("start to first redirect with many codes", "ms", &starts.many),
@@ -182,7 +176,7 @@ impl Side {
         ];
         let longest = plan.turn + Duration::from_secs(30);
         let core = Some(plan.load_core);
-        let report = companions::scan_with(core, folder, &self.campaign, arguments, longest).await?;
+        let report = companions::scan_with(core, folder, &self.campaign.target, arguments, longest).await?;
         cpu::settle(group, SETTLE_MAX).await?;
         let used = cpu::group_time(group)?.saturating_sub(before);
         self.counted += report.answered;

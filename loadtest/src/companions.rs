@@ -14,6 +14,7 @@ use crate::{
     receiver::Counts,
     rest::Call,
     tally::Report,
+    target::Target,
 };
 
 /// How long what is waited for may take at most.
@@ -148,7 +149,7 @@ pub async fn scan(
         format!("--connections={connections}"),
         format!("--requests={scans}"),
     ];
-    let report = scan_with(core, folder, campaign, arguments, PATIENCE * 2).await?;
+    let report = scan_with(core, folder, &campaign.target, arguments, PATIENCE * 2).await?;
     ensure!(report.due == scans, "of {scans} scans {} were begun", report.due);
     Ok(())
 }
@@ -160,11 +161,10 @@ pub async fn scan(
 pub async fn scan_with(
     core: Option<usize>,
     folder: &Path,
-    campaign: &Campaign,
+    target: &Target,
     arguments: impl IntoIterator<Item = String>,
     longest: Duration,
 ) -> anyhow::Result<Report> {
-    let target = &campaign.target;
     let mut words = vec![
         "scan".to_owned(),
         format!("http://{}{}", target.address, target.path),

@@ -125,7 +125,7 @@ async fn turn(plan: &Plan, folder: &Path, seeded: &Seeded) -> anyhow::Result<Tur
             format!("--codes={codes}"),
             "--spread=turns".to_owned(),
         ];
-        companions::scan_with(None, work.path(), &campaign, arguments, SCANS_MAX * 2).await?;
+        companions::scan_with(None, work.path(), &campaign.target, arguments, SCANS_MAX * 2).await?;
         cpu::settle(group, SETTLE_MAX).await?;
         held.push(cpu::own_memory(group)?);
     }

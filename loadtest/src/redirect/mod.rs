@@ -21,7 +21,7 @@ pub use self::{
 };
 use crate::{
     child::{Child, Start},
-    cpu, listeners, nginx,
+    companions, cpu, listeners, nginx,
     product::{Campaign, Product},
     tally::Report,
     target::Target,
@@ -223,59 +223,17 @@ async fn turn(
         "{server:?} does not listen any more"
     );
     let before = cpu::group_time(group)?;
-    let report = load(plan, folder, target, scenario, duration).await?;
-    cpu::settle(group, SETTLE_MAX).await?;
-    let used = cpu::group_time(group)?.saturating_sub(before);
-    let wrong = report.not_answered_with(302);
-    ensure!(
-        wrong == 0,
-        "{server:?}, {}: {wrong} of {} requests were not answered with 302: {:?}, failures {:?}",
-        scenario.what,
-        report.due,
-        report.statuses,
-        report.failures
-    );
-    ensure!(
-        report.answered > 0,
-        "{server:?}, {}: no request was sent",
-        scenario.what
-    );
-    Ok((report, used))
-}
-
-/// Runs the generator as a process of its own on the load's core.
-async fn load(
-    plan: &Plan,
-    folder: &Path,
-    target: &Target,
-    scenario: &Scenario,
-    duration: Duration,
-) -> anyhow::Result<Report> {
-    let url = format!("http://{}{}", target.address, target.path);
     let mut arguments = vec![
-        "scan".to_owned(),
-        url,
-        "--seconds".into(),
-        duration.as_secs_f64().to_string(),
+        format!("--seconds={}", duration.as_secs_f64()),
+        format!("--connections={}", plan.connections),
     ];
-    arguments.extend(["--connections".into(), plan.connections.to_string()]);
     arguments.extend(scenario.rate_per_s.map(|rate| format!("--rate={rate}")));
     arguments.extend(scenario.fresh.then(|| "--fresh".to_owned()));
-    let this = std::env::current_exe()?;
-    let start = Start {
-        name: "load",
-        core: Some(plan.load_core),
-        program: this.as_os_str(),
-        arguments: arguments.into_iter().map(Into::into).collect(),
-        environment: Vec::new(),
-        folder,
-    };
-    let mut child = start.start()?;
-    let status = child.ended(duration + Duration::from_secs(30)).await?;
-    ensure!(
-        status.success(),
-        "the load generator failed:\n{}",
-        child.last_lines()
-    );
-    serde_json::from_str(&child.output()?).context("the load generator's report")
+    let longest = duration + Duration::from_secs(30);
+    let report = companions::scan_with(Some(plan.load_core), folder, target, arguments, longest)
+        .await
+        .with_context(|| format!("{server:?}, {}", scenario.what))?;
+    cpu::settle(group, SETTLE_MAX).await?;
+    let used = cpu::group_time(group)?.saturating_sub(before);
+    Ok((report, used))
 }
