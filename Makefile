@@ -12,6 +12,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 # How often the crash ledger kills the server.
 export QRELAY_TEST_KILLS ?= 25
+# How many seconds the cluster ledger goes on killing, stopping and cutting.
+export QRELAY_TEST_LEDGER_SECONDS ?= 120
 # How many events one endpoint falls behind another.
 export QRELAY_TEST_BEHIND ?= 50000
 # How many seeds each simulation of the dispatcher's tests runs.
@@ -32,14 +34,17 @@ test: ## Everything that proves the product works: contract lint, all tests, pub
 	@$(STEP) tests cargo test --workspace
 	@# The other half: those marked `#[ignore = "needs X: run by make test"]`, all of them end to end. (Ignored tests inside
 	@# a crate are bodies that its other tests run in a process or a file system of their own.)
-	@$(STEP) tests-with-tools cargo test --workspace --test it -- --ignored
-	@tests/tools/summary tests tests-with-tools
+	@$(STEP) tests-with-tools cargo test --workspace --test it -- --ignored --skip three_nodes::
+	@# By themselves: three nodes and the processes on them are enough for a machine.
+	@$(STEP) three-nodes cargo test --workspace --test it three_nodes:: -- --ignored --show-output --test-threads=1
+	@tests/tools/summary tests tests-with-tools three-nodes
 
 .PHONY: test-long
 test-long: export QRELAY_TEST_KILLS := 250
+test-long: export QRELAY_TEST_LEDGER_SECONDS := 3600
 test-long: export QRELAY_TEST_BEHIND := 1000000
 test-long: export QRELAY_TEST_SEEDS := 5000
-test-long: test ## The same with ten times as many kills in the crash ledger, an endpoint a million events behind, and thousands of simulated seeds.
+test-long: test ## The same with ten times as many kills, an hour of the cluster ledger, an endpoint a million events behind, thousands of seeds.
 
 .PHONY: fmt
 fmt: ## Format the code.

@@ -15,11 +15,14 @@ mod acts;
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt::Debug,
+    ops::Range,
     sync::Arc,
     time::Duration,
 };
 
 use qrelay_tests::{
+    PATIENCE,
     api::Api,
     receiver::{Behaviour, Receiver, verify},
     scan::Crowd,
@@ -27,43 +30,77 @@ use qrelay_tests::{
     setting,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use self::acts::{Acts, Subscription};
+pub(crate) use self::acts::{Acted, Acts, Subscription, Work};
 
-/// Scans per second: enough that each kill meets scans in every stage, few enough for two cores in debug mode.
-const SCANS_PER_SECOND: u32 = 100;
+/// How a server is tried.
+pub(crate) struct Trial {
+    /// How often it is killed.
+    pub(crate) kills: u64,
+    pub(crate) seed: u64,
+    /// Enough that each kill meets scans in every stage, few enough for two cores in debug mode.
+    pub(crate) scans_per_second: u32,
+    /// How long it lives until a kill: a random while.
+    pub(crate) life: fn(&mut StdRng) -> Duration,
+    /// Milliseconds between two things that the tenant does.
+    pub(crate) pauses: Range<u64>,
+    /// Replays at most: each of them sends all that there was once more.
+    pub(crate) replays_max: usize,
+    /// How long it may take until one of them is answered.
+    pub(crate) patience: Duration,
+    /// How long nothing may come of what is due: how much that is depends on how many kills there were, and on what the
+    /// throttled endpoint is behind.
+    pub(crate) stalled: Duration,
+}
+
 /// What the throttled endpoint may get a second: less than there are scans, so that its backlog grows.
 const THROTTLE_PER_SECOND: u32 = 80;
 const THROTTLE_BURST: u32 = 5;
-/// How long nothing may come of what is due: how much that is depends on how many kills there were, and on what the
-/// throttled endpoint is behind.
-const STALLED: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answered_scan_is_delivered_across_kills() {
-    let kills = setting("QRELAY_TEST_KILLS", 25);
-    let seed = setting("QRELAY_TEST_SEED", rand::random_range(0..1_000_000));
-    println!("crash ledger: {kills} kills, seed {seed}");
-    let mut random = StdRng::seed_from_u64(seed);
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new(super::BINARY, &dir.path().join("data"));
+    let trial = Trial {
+        kills: setting("QRELAY_TEST_KILLS", 25),
+        seed: setting("QRELAY_TEST_SEED", rand::random_range(0..1_000_000)),
+        scans_per_second: 100,
+        life: |random| Duration::from_millis(random.random_range(20..1200)),
+        pauses: 10..150,
+        replays_max: 3,
+        patience: PATIENCE,
+        stalled: Duration::from_secs(90),
+    };
+    try_server(&setup, &trial).await;
+}
 
+/// Starts a server and kills it again and again. All that was answered must come, and nothing that must not.
+pub(crate) async fn try_server(setup: &Setup, trial: &Trial) {
+    let (kills, seed) = (trial.kills, trial.seed);
+    println!("crash ledger: {kills} kills, seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
     let mut server = setup.start().await;
-    let (_, api) = server.admin().tenant("ledger").await;
+    let api = tenant(&server.admin()).await;
     let begun = Instant::now();
     let subscriptions = subscriptions(&api, seed).await;
-    let code = json!({"short_id": "ledger", "destination_url": "https://example.com/"});
-    api.post("/v1/codes", code).await;
+    make_code(&api, "ledger").await;
 
-    let crowd = Crowd::start(server.edge(), "/ledger", SCANS_PER_SECOND);
-    let acts = Acts::start(api.clone(), Arc::clone(&subscriptions), seed);
+    let crowd = Crowd::start(server.edge(), "/ledger", trial.scans_per_second);
+    let acts = Acts::start(Work {
+        apis: vec![api.clone()],
+        subscriptions: Arc::clone(&subscriptions),
+        seed,
+        pauses: trial.pauses.clone(),
+        replays_max: trial.replays_max,
+        patience: trial.patience,
+    });
     let mut restarts = Vec::new();
     for _ in 0..kills {
         // Lets the server live for a random while: that is the experiment, not a wait for something.
-        sleep(Duration::from_millis(random.random_range(20..1200))).await;
-        restarts.push(kill_and_restart(&mut server, &setup).await);
+        sleep((trial.life)(&mut random)).await;
+        restarts.push(kill_and_restart(&mut server, setup).await);
     }
     let acted = acts.finish().await;
     let ledger = crowd.finish().await;
@@ -75,38 +112,38 @@ async fn every_answered_scan_is_delivered_across_kills() {
 
     for (at, subscription) in subscriptions.iter().enumerate() {
         let what = format!("receiver {at} has every answered scan");
-        settled(&what, async || {
-            let mut missing = missing(&answered, &subscription.receiver.accepted());
-            missing.sort();
-            (!missing.is_empty()).then(|| (missing.len(), missing[..missing.len().min(3)].to_vec()))
+        settled(trial.stalled, &what, async || {
+            some_of(missing(&answered, &subscription.receiver.accepted()))
         })
         .await;
     }
-    settled("every retry that was answered is made", async || {
-        let arrivals: Vec<_> = subscriptions.iter().map(|one| one.receiver.arrivals()).collect();
-        let retries = acted.retries.iter();
-        let due = retries.filter(|retry| !retry.is_made(&arrivals)).count();
-        (due > 0).then_some(due)
-    })
-    .await;
-    for replay in &acted.replays {
-        settled("every replay that was answered comes to its end", async || {
-            replay.under_way(&api, &subscriptions).await
-        })
-        .await;
-    }
-    report(&answered, &subscriptions, &mut restarts, seed);
+    acted.settled(trial.stalled, &api, &subscriptions).await;
+    restarts.sort();
+    let (median, longest) = (restarts.get(restarts.len() / 2), restarts.last());
     println!(
-        "{} pauses, {} rotations, {} retries by hand, {} replays",
-        acted.pauses,
-        acted.rotations,
-        acted.retries.len(),
-        acted.replays.len()
+        "answered {}, restarts median {median:?}, longest {longest:?}, seed {seed}",
+        answered.len()
     );
+    report(&answered, &subscriptions);
+    println!("{acted}");
     check_arrivals(&subscriptions);
     check_limit(begun, &subscriptions[THROTTLED].receiver);
     check_newest_secrets(&api, &subscriptions).await;
     server.stop().await;
+}
+
+/// A new tenant's API.
+pub(crate) async fn tenant(admin: &Api) -> Api {
+    let tenant = admin.persist("/v1/tenants", &json!({"name": "ledger"})).await;
+    let keys = format!("/v1/tenants/{}/api_keys", tenant["id"].as_str().unwrap());
+    let key = admin.persist(&keys, &json!({"name": "test"})).await;
+    admin.with_key(key["key"].as_str().unwrap())
+}
+
+/// A code. Its answer may be lost: asked for twice, it is made once.
+pub(crate) async fn make_code(api: &Api, short_id: &str) {
+    let code = json!({"short_id": short_id, "destination_url": "https://example.com/"});
+    api.persist("/v1/codes?request_id=code", &code).await;
 }
 
 /// Which of the subscriptions a rate limit throttles.
@@ -124,7 +161,7 @@ async fn subscriptions(api: &Api, seed: u64) -> Arc<Vec<Subscription>> {
     };
     let limit = json!({"per_second": THROTTLE_PER_SECOND, "burst": THROTTLE_BURST});
     let mut subscriptions = Vec::new();
-    for (behaviour, settings) in [
+    for (behaviour, mut settings) in [
         (Behaviour::Accept, json!({})),
         (failing(seed), json!({})),
         // Never degraded: its retries are not slowed down, and more of them are outstanding at each kill.
@@ -132,17 +169,9 @@ async fn subscriptions(api: &Api, seed: u64) -> Arc<Vec<Subscription>> {
         (busy, json!({"failure": {"retry_after_max": "0.2s"}})),
         (Behaviour::Accept, json!({"rate_limit": limit})),
     ] {
+        settings["max_concurrency"] = json!(64);
         let receiver = Receiver::start(behaviour).await;
-        // Short pauses, so that the test ends; as many as the contract allows, so that crashes do not use them up.
-        let schedule: Vec<String> = std::iter::once("0s")
-            .chain(std::iter::repeat_n("1s", 19))
-            .map(String::from)
-            .collect();
-        let mut endpoint = json!({"url": receiver.url(), "events": ["scan.*"], "retry_schedule": schedule, "max_concurrency": 64});
-        let fields = endpoint.as_object_mut().unwrap();
-        fields.extend(settings.as_object().unwrap().clone());
-        let endpoint: Value = api.post("/v1/endpoints", endpoint).await;
-        subscriptions.push(Subscription::new(receiver, &endpoint));
+        subscriptions.push(Subscription::make(api, receiver, &settings).await);
     }
     Arc::new(subscriptions)
 }
@@ -156,8 +185,12 @@ async fn kill_and_restart(server: &mut Server, setup: &Setup) -> Duration {
     begun.elapsed()
 }
 
-/// Waits until nothing is due any more, as long as what is due changes.
-async fn settled<T: std::fmt::Debug + PartialEq>(what: &str, mut due: impl AsyncFnMut() -> Option<T>) {
+/// Waits until nothing is due any more, as long as what is due changes within `stalled`.
+pub(crate) async fn settled<T: Debug + PartialEq>(
+    stalled: Duration,
+    what: &str,
+    mut due: impl AsyncFnMut() -> Option<T>,
+) {
     let (mut last, mut since) = (None, Instant::now());
     loop {
         let due = due().await;
@@ -168,14 +201,15 @@ async fn settled<T: std::fmt::Debug + PartialEq>(what: &str, mut due: impl Async
             (last, since) = (due, Instant::now());
         }
         assert!(
-            since.elapsed() < STALLED,
-            "waited in vain: {what}; since {STALLED:?} there is {last:?}"
+            since.elapsed() < stalled,
+            "waited in vain: {what}; since {stalled:?} there is {last:?}"
         );
         sleep(Duration::from_millis(200)).await;
     }
 }
 
-fn missing(answered: &HashSet<String>, accepted: &HashMap<String, u32>) -> Vec<String> {
+/// The events of answered scans that a receiver has not accepted.
+pub(crate) fn missing(answered: &HashSet<String>, accepted: &HashMap<String, u32>) -> Vec<String> {
     answered
         .iter()
         .filter(|id| !accepted.contains_key(*id))
@@ -183,13 +217,14 @@ fn missing(answered: &HashSet<String>, accepted: &HashMap<String, u32>) -> Vec<S
         .collect()
 }
 
-fn report(answered: &HashSet<String>, subscriptions: &[Subscription], restarts: &mut [Duration], seed: u64) {
-    restarts.sort();
-    let (median, longest) = (restarts.get(restarts.len() / 2), restarts.last());
-    println!(
-        "answered {}, restarts median {median:?}, longest {longest:?}, seed {seed}",
-        answered.len()
-    );
+/// How many they are and the first of them, if there are any.
+pub(crate) fn some_of(mut events: Vec<String>) -> Option<(usize, Vec<String>)> {
+    events.sort();
+    (!events.is_empty()).then(|| (events.len(), events[..events.len().min(3)].to_vec()))
+}
+
+/// Prints what each receiver got, and how often more than once.
+pub(crate) fn report(answered: &HashSet<String>, subscriptions: &[Subscription]) {
     for (at, subscription) in subscriptions.iter().enumerate() {
         let accepted = subscription.receiver.accepted();
         let duplicates: u32 = accepted.values().map(|count| count - 1).sum();
@@ -203,7 +238,7 @@ fn report(answered: &HashSet<String>, subscriptions: &[Subscription], restarts: 
 }
 
 /// Each attempt of an event had the same bytes and a right signature.
-fn check_arrivals(subscriptions: &[Subscription]) {
+pub(crate) fn check_arrivals(subscriptions: &[Subscription]) {
     for Subscription { receiver, .. } in subscriptions {
         let mut bodies = HashMap::new();
         for arrival in receiver.arrivals() {
@@ -243,7 +278,8 @@ async fn check_newest_secrets(api: &Api, subscriptions: &[Subscription]) {
     for subscription in subscriptions {
         subscription.receiver.behave(Behaviour::Accept);
         let before = subscription.receiver.arrivals().len();
-        api.post(&format!("{}/test", subscription.path), json!({})).await;
+        api.persist(&format!("{}/test", subscription.path), &json!({}))
+            .await;
         let arrivals = subscription.receiver.arrivals();
         let newest = subscription.newest_secret();
         assert!(

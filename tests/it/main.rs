@@ -38,6 +38,7 @@ mod resume;
 mod roles;
 mod signatures;
 mod spine;
+mod three_nodes;
 
 /// The product's binary.
 const BINARY: &str = env!("CARGO_BIN_EXE_qrelay-under-test");

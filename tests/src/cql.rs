@@ -6,7 +6,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    net::TcpListener,
+    net::{Ipv4Addr, TcpListener},
     path::Path,
     process::{Child, Command, Stdio},
     sync::OnceLock,
@@ -25,20 +25,30 @@ pub fn address() -> &'static str {
     let cluster = CLUSTER.get_or_init(|| match std::env::var("QRELAY_TEST_CQL") {
         Ok(address) => (address, None),
         Err(_) => {
-            let (address, script) = start();
+            let dir = std::env::temp_dir().join(format!("qrelay-cql-{}", std::process::id()));
+            let port = free_port(&[Ipv4Addr::LOCALHOST]);
+            let (address, script) = serve(&dir, &["--port", &port.to_string()]);
             (address, Some(script))
         }
     });
     &cluster.0
 }
 
-fn start() -> (String, Child) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/cassandra");
-    let dir = std::env::temp_dir().join(format!("qrelay-cql-{}", std::process::id()));
-    let mut script = Command::new(script)
+/// The script.
+pub(crate) fn script() -> Command {
+    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/cassandra"))
+}
+
+/// Starts nodes in `dir`, which goes with them: what the first one listens on, and the script, which stops them when its
+/// standard input ends.
+///
+/// # Panics
+/// When they cannot be started.
+pub(crate) fn serve(dir: &Path, options: &[&str]) -> (String, Child) {
+    let mut script = script()
         .arg("serve")
         .arg(dir)
-        .args(["--port", &port().to_string()])
+        .args(options)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -48,17 +58,29 @@ fn start() -> (String, Child) {
     let read = BufReader::new(output).read_line(&mut address);
     assert!(
         read.is_ok() && !address.is_empty(),
-        "tests/tools/cassandra did not start a node"
+        "tests/tools/cassandra did not start its nodes"
     );
     (address.trim_end().to_owned(), script)
 }
 
-/// A free port, with the two free that the script derives from it.
-fn port() -> u16 {
-    let free = |port| TcpListener::bind(("127.0.0.1", port)).and_then(|listener| listener.local_addr());
+/// What the script subtracts from the port to get the one that nodes speak with each other on; the next one is theirs, too.
+pub(crate) const BETWEEN_NODES: u16 = 2042;
+
+/// A port that is free on all these addresses, with the two that the script derives from it.
+pub(crate) fn free_port(on: &[Ipv4Addr]) -> u16 {
+    let free = |ip, port| TcpListener::bind((ip, port)).and_then(|listener| listener.local_addr());
     loop {
-        let port = free(0).expect("there is a free port").port();
-        if port > 4000 && free(port - 2042).is_ok() && free(port - 2041).is_ok() {
+        let port = free(Ipv4Addr::LOCALHOST, 0).expect("there is a free port").port();
+        let derived = [
+            port,
+            port.saturating_sub(BETWEEN_NODES),
+            port.saturating_sub(BETWEEN_NODES - 1),
+        ];
+        if port > 4000
+            && on
+                .iter()
+                .all(|ip| derived.iter().all(|port| free(*ip, *port).is_ok()))
+        {
             return port;
         }
     }

@@ -12,6 +12,8 @@
 pub mod api;
 pub mod cql;
 pub mod http;
+pub mod nodes;
+pub mod proxy;
 pub mod receiver;
 pub mod scan;
 pub mod server;

@@ -18,10 +18,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http;
 
+/// A scan, as who scanned saw it.
+#[derive(Clone, Copy, Debug)]
+pub struct Scan {
+    /// When it was begun.
+    pub begun: Instant,
+    /// When it was answered, refused, or given up.
+    pub ended: Instant,
+    /// Whether it was answered with a redirect.
+    pub answered: bool,
+}
+
 /// What the crowd saw.
 #[derive(Debug, Default)]
 pub struct Ledger {
     answered: Mutex<HashSet<String>>,
+    scans: Mutex<Vec<Scan>>,
     /// Scans begun.
     pub begun: AtomicU64,
     /// Scans that got no 302: refused, cut off, or another status.
@@ -35,6 +47,14 @@ impl Ledger {
     /// Never.
     pub fn answered(&self) -> HashSet<String> {
         self.answered.lock().unwrap().clone()
+    }
+
+    /// All scans, in the order of their ends.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn scans(&self) -> Vec<Scan> {
+        self.scans.lock().unwrap().clone()
     }
 
     /// How many.
@@ -118,6 +138,7 @@ async fn scan_all(
 }
 
 async fn scan(edge: SocketAddr, path: String, ledger: Arc<Ledger>) {
+    let begun = Instant::now();
     let answer = timeout(GIVE_UP, http::get(edge, &path)).await;
     let id = answer
         .ok()
@@ -130,6 +151,11 @@ async fn scan(edge: SocketAddr, path: String, ledger: Arc<Ledger>) {
                 .expect("a redirect names its event");
             id.to_str().expect("an event's id is ASCII").to_owned()
         });
+    ledger.scans.lock().unwrap().push(Scan {
+        begun,
+        ended: Instant::now(),
+        answered: id.is_some(),
+    });
     match id {
         Some(id) => {
             assert!(

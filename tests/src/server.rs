@@ -11,6 +11,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::{PATIENCE, api::Api, http, wait_within};
 
@@ -19,6 +20,9 @@ pub const ADMIN_KEY: &str = "qra_admin_for_tests_0123456789abcdef0123456789abcde
 
 /// The master key of every test server on a cluster.
 pub const MASTER_KEY: &str = "bWFzdGVyIGtleSBvZiB0ZXN0cywgMzIgYnl0ZXMgISE=";
+
+/// Who has not said whether it is ready by then says nothing.
+const SILENT_AFTER: Duration = Duration::from_secs(5);
 
 /// How to start a server. Addresses stay the same over restarts, on a loopback address of its own.
 #[derive(Clone, Debug)]
@@ -35,6 +39,8 @@ pub struct Setup {
     pub cluster: Option<(String, String)>,
     /// Further flags.
     pub flags: Vec<String>,
+    /// Further variables of its environment.
+    pub variables: Vec<(String, String)>,
     edge: SocketAddr,
     api: SocketAddr,
     ops: SocketAddr,
@@ -61,6 +67,7 @@ impl Setup {
             command: "up",
             cluster: None,
             flags: vec!["--dangerous-allow-target".into(), "127.0.0.0/8".into()],
+            variables: Vec::new(),
             edge,
             api,
             ops,
@@ -92,6 +99,37 @@ impl Setup {
     pub fn with(mut self, flags: &[&str]) -> Self {
         self.flags.extend(flags.iter().map(ToString::to_string));
         self
+    }
+
+    /// With a variable in its environment.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Where scans go.
+    pub fn edge(&self) -> SocketAddr {
+        self.edge
+    }
+
+    /// Where metrics and health are.
+    pub fn ops(&self) -> SocketAddr {
+        self.ops
+    }
+
+    /// The API under the admin key.
+    pub fn admin(&self) -> Api {
+        Api {
+            address: self.api,
+            key: ADMIN_KEY.to_owned(),
+        }
+    }
+
+    /// Whether it says that it is ready. A process that is stopped says nothing.
+    pub async fn is_ready(&self) -> bool {
+        let ready = timeout(SILENT_AFTER, http::get(self.ops, "/readyz")).await;
+        ready.is_ok_and(|ready| ready.is_ok_and(|ready| ready.status().is_success()))
     }
 
     /// The command line, logs going to `server.log` beside the data directory.
@@ -129,6 +167,7 @@ impl Setup {
         command
             .args(["--ops-listen", &self.ops.to_string()])
             .args(&self.flags)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         let log = File::options()
             .create(true)
@@ -149,10 +188,7 @@ impl Setup {
     /// # Panics
     /// When it does not become ready.
     pub async fn start(&self) -> Server {
-        let mut server = Server {
-            child: self.command().spawn().unwrap(),
-            setup: self.clone(),
-        };
+        let mut server = self.spawn();
         // Where several tests use one cluster, its answers take their time.
         let patience = PATIENCE * if self.cluster.is_some() { 3 } else { 1 };
         wait_within(patience, "the server is ready", async || {
@@ -163,11 +199,21 @@ impl Setup {
                     log.lines().rev().take(20).collect::<Vec<_>>().join("\n")
                 );
             }
-            let ready = http::get(server.setup.ops, "/readyz").await.ok()?;
-            ready.status().is_success().then_some(())
+            self.is_ready().await.then_some(())
         })
         .await;
         server
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When there is no such binary.
+    pub fn spawn(&self) -> Server {
+        Server {
+            child: self.command().spawn().unwrap(),
+            setup: self.clone(),
+        }
     }
 }
 
@@ -191,10 +237,15 @@ impl Server {
 
     /// The API under the admin key.
     pub fn admin(&self) -> Api {
-        Api {
-            address: self.setup.api,
-            key: ADMIN_KEY.to_owned(),
-        }
+        self.setup.admin()
+    }
+
+    /// Whether the process has ended.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// The process.
@@ -261,17 +312,7 @@ impl Server {
     /// When the metrics cannot be read.
     pub async fn metric(&self, name: &str) -> f64 {
         let text = http::get(self.ops(), "/metrics").await.unwrap();
-        let text = String::from_utf8(text.body().to_vec()).unwrap();
-        let of = |line: &str| {
-            let rest = line.strip_prefix(name)?;
-            let value = if rest.starts_with('{') {
-                rest.rsplit(' ').next()?
-            } else {
-                rest.strip_prefix(' ')?
-            };
-            value.parse::<f64>().ok()
-        };
-        text.lines().filter_map(of).sum()
+        metric_in(std::str::from_utf8(text.body()).unwrap(), name)
     }
 }
 
@@ -282,6 +323,20 @@ impl Drop for Server {
             self.child.wait().ok();
         }
     }
+}
+
+/// The value of a metric in what a process says of itself, summed over its labels; zero when it is not there.
+pub fn metric_in(text: &str, name: &str) -> f64 {
+    let of = |line: &str| {
+        let rest = line.strip_prefix(name)?;
+        let value = if rest.starts_with('{') {
+            rest.rsplit(' ').next()?
+        } else {
+            rest.strip_prefix(' ')?
+        };
+        value.parse::<f64>().ok()
+    };
+    text.lines().filter_map(of).sum()
 }
 
 /// A code and an endpoint for it: the least that makes a webhook.

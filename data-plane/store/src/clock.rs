@@ -105,8 +105,31 @@ impl Clock for SystemClock {
         let since = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
-        Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+        let since = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+        Timestamp::from_millis(since.saturating_add(ahead_ms()))
     }
+}
+
+/// How far this process's clock is ahead of the machine's.
+#[cfg(not(feature = "testing"))]
+pub(crate) const fn ahead_ms() -> i64 {
+    0
+}
+
+/// How far this process's clock is ahead of the machine's.
+#[cfg(feature = "testing")]
+pub(crate) fn ahead_ms() -> i64 {
+    AHEAD_MS.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+#[cfg(feature = "testing")]
+static AHEAD_MS: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(0);
+
+/// Sets this process's clock off by so many milliseconds, as if its machine's were wrong: wall time, and the times that
+/// writes carry. To be called before anything asks what time it is.
+#[cfg(feature = "testing")]
+pub fn set_off(by_ms: i64) {
+    AHEAD_MS.store(by_ms, std::sync::atomic::Ordering::Relaxed);
 }
 
 /// A clock that tests set.

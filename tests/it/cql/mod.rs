@@ -5,6 +5,7 @@
 mod cluster;
 mod code_lists;
 mod config_log;
+mod crash_ledger;
 mod crashes;
 mod finished_commands;
 mod half_rows;
@@ -13,6 +14,7 @@ mod large_tenants;
 mod open;
 mod races;
 mod roles;
+mod stopped;
 mod up;
 
 use std::{num::NonZeroU8, sync::Arc, time::Duration};

@@ -16,13 +16,18 @@ use super::{
 };
 
 /// Where the processes are, and what they share.
-struct World<'a> {
+pub(super) struct World<'a> {
     keyspace: &'a str,
     dir: &'a Path,
 }
 
-impl World<'_> {
-    fn setup(&self, role: &'static str, number: usize) -> Setup {
+impl<'a> World<'a> {
+    pub(super) fn new(keyspace: &'a str, dir: &'a Path) -> Self {
+        std::fs::write(dir.join("peer.key"), "peer".repeat(8)).unwrap();
+        Self { keyspace, dir }
+    }
+
+    pub(super) fn setup(&self, role: &'static str, number: usize) -> Setup {
         let key = self.dir.join("peer.key").display().to_string();
         let setup = Setup::new(crate::BINARY, &self.dir.join(format!("{role}-{number}")))
             .on_cluster(cql::address(), self.keyspace)
@@ -58,11 +63,7 @@ async fn deliver(edges: &[Server], stage: &Stage) {
 async fn roles_that_share_a_keyspace_deliver_every_scan_whichever_of_them_end() {
     let cluster = Cluster::open().await;
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("peer.key"), "peer".repeat(8)).unwrap();
-    let world = World {
-        keyspace: &cluster.keyspace.name,
-        dir: dir.path(),
-    };
+    let world = World::new(&cluster.keyspace.name, dir.path());
     let planes = world.two("control-plane").await;
     let edges = world.two("data-plane").await;
     let mut dispatchers = world.two("dispatcher").await;

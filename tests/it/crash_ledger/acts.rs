@@ -1,7 +1,10 @@
-//! What a tenant does while the server is killed: each act is asked for until it is answered.
+//! What a tenant does while servers are killed: each act is asked for until it is answered.
 
 use std::{
     collections::HashSet,
+    fmt,
+    iter::{once, repeat_n},
+    ops::Range,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -9,7 +12,6 @@ use std::{
 use data_encoding::BASE64;
 use http::{Method, StatusCode};
 use qrelay_tests::{
-    PATIENCE,
     api::Api,
     receiver::{Arrival, Receiver},
 };
@@ -17,32 +19,55 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::THROTTLED;
+use super::{THROTTLED, settled};
 
-/// Each of them sends all that there was once more.
-const REPLAYS_MAX: usize = 3;
+/// Before anything was recorded, by whatever clock.
+const LONG_AGO: &str = "2000-01-01T00:00:00Z";
+/// Who has not answered by then is asked again, or somebody else is: it may be stopped.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// An endpoint with its receiver.
-pub(super) struct Subscription {
-    pub(super) receiver: Receiver,
+pub(crate) struct Subscription {
+    pub(crate) receiver: Receiver,
     pub(super) path: String,
-    created_at: Value,
     newest_secret: Mutex<String>,
 }
 
 impl Subscription {
-    pub(super) fn new(receiver: Receiver, endpoint: &Value) -> Self {
-        let secret = endpoint["secret"].as_str().unwrap();
-        receiver.expect_secret(secret);
+    /// An endpoint that wants scans, with these further settings. Its answer may be lost: the secret is known before, and
+    /// asked for twice, it is made once.
+    pub(crate) async fn make(api: &Api, receiver: Receiver, settings: &Value) -> Self {
+        let secret = format!("whsec_{}", BASE64.encode(&rand::random::<[u8; 32]>()));
+        receiver.expect_secret(&secret);
+        // Short pauses, so that a test ends; as many as the contract allows, so that faults do not use them up.
+        let schedule: Vec<_> = once("0s").chain(repeat_n("1s", 19)).collect();
+        let mut endpoint = json!({
+            "url": receiver.url(), "events": ["scan.*"], "retry_schedule": schedule, "secret": secret,
+        });
+        let fields = endpoint.as_object_mut().unwrap();
+        fields.extend(settings.as_object().unwrap().clone());
+        let path = format!("/v1/endpoints?request_id=make-{}", rand::random::<u64>());
+        let endpoint = api.persist(&path, &endpoint).await;
         Self {
             receiver,
             path: format!("/v1/endpoints/{}", endpoint["id"].as_str().unwrap()),
-            created_at: endpoint["created_at"].clone(),
-            newest_secret: Mutex::new(secret.to_owned()),
+            newest_secret: Mutex::new(secret),
+        }
+    }
+
+    /// Sets it active. Not heard, it changes nothing.
+    pub(crate) async fn resume(&self, api: &Api) {
+        let active = json!({"status": "active"});
+        let call = api.call(Method::PATCH, &self.path, Some(&active));
+        if let Ok(Ok((status, answer))) = timeout(ANSWER_WITHIN, call).await {
+            assert!(
+                status.is_success() || status.is_server_error(),
+                "{status} {answer}"
+            );
         }
     }
 
@@ -52,7 +77,7 @@ impl Subscription {
 }
 
 /// A retry that was answered.
-pub(super) struct Retry {
+struct Retry {
     subscription: usize,
     event: String,
     asked: Instant,
@@ -60,7 +85,7 @@ pub(super) struct Retry {
 
 impl Retry {
     /// Whether the event came after it was asked for, among what each subscription's receiver got.
-    pub(super) fn is_made(&self, arrivals: &[Vec<Arrival>]) -> bool {
+    fn is_made(&self, arrivals: &[Vec<Arrival>]) -> bool {
         let mut later = arrivals[self.subscription]
             .iter()
             .rev()
@@ -70,7 +95,7 @@ impl Retry {
 }
 
 /// A replay that was answered.
-pub(super) struct Replay {
+struct Replay {
     subscription: usize,
     path: String,
     asked: Instant,
@@ -78,9 +103,9 @@ pub(super) struct Replay {
 
 impl Replay {
     /// What it is like while it is under way; at its end, every event that it found came since it was asked for.
-    pub(super) async fn under_way(&self, api: &Api, subscriptions: &[Subscription]) -> Option<Value> {
-        let replay = api.get(&self.path).await;
-        if replay["state"] == "running" {
+    async fn under_way(&self, api: &Api, subscriptions: &[Subscription]) -> Option<Value> {
+        let (status, replay) = api.call(Method::GET, &self.path, None).await.unwrap();
+        if status.is_server_error() || replay["state"] == "running" {
             return Some(replay);
         }
         assert_eq!(replay["state"], "done", "{replay}");
@@ -95,26 +120,68 @@ impl Replay {
 
 /// What was done.
 #[derive(Default)]
-pub(super) struct Acted {
-    pub(super) pauses: usize,
-    pub(super) rotations: usize,
-    pub(super) retries: Vec<Retry>,
-    pub(super) replays: Vec<Replay>,
+pub(crate) struct Acted {
+    pauses: usize,
+    rotations: usize,
+    retries: Vec<Retry>,
+    replays: Vec<Replay>,
+}
+
+impl Acted {
+    /// Waits until what was answered is done: as long as it changes within `stalled`.
+    pub(crate) async fn settled(&self, stalled: Duration, api: &Api, subscriptions: &[Subscription]) {
+        settled(stalled, "every retry that was answered is made", async || {
+            let arrivals: Vec<_> = subscriptions.iter().map(|one| one.receiver.arrivals()).collect();
+            let due = self.retries.iter().filter(|retry| !retry.is_made(&arrivals));
+            Some(due.count()).filter(|due| *due > 0)
+        })
+        .await;
+        for replay in &self.replays {
+            let what = "every replay that was answered comes to its end";
+            settled(stalled, what, async || replay.under_way(api, subscriptions).await).await;
+        }
+    }
+}
+
+impl fmt::Display for Acted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} pauses, {} rotations, {} retries by hand, {} replays",
+            self.pauses,
+            self.rotations,
+            self.retries.len(),
+            self.replays.len()
+        )
+    }
 }
 
 /// A tenant at work, until it is told to stop.
-pub(super) struct Acts {
+pub(crate) struct Acts {
     stop: CancellationToken,
     tasks: JoinSet<Acted>,
 }
 
+/// How it works.
+pub(crate) struct Work {
+    /// Under its key; the next one is asked when one does not answer.
+    pub(crate) apis: Vec<Api>,
+    pub(crate) subscriptions: Arc<Vec<Subscription>>,
+    pub(crate) seed: u64,
+    /// Milliseconds between two acts.
+    pub(crate) pauses: Range<u64>,
+    /// Replays at most: each of them sends all that there was once more.
+    pub(crate) replays_max: usize,
+    /// How long it may take until an act is answered.
+    pub(crate) patience: Duration,
+}
+
 impl Acts {
-    pub(super) fn start(api: Api, subscriptions: Arc<Vec<Subscription>>, seed: u64) -> Self {
+    pub(crate) fn start(work: Work) -> Self {
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let tenant = Tenant {
-            api,
-            subscriptions,
-            random: StdRng::seed_from_u64(seed),
+            random: StdRng::seed_from_u64(work.seed),
+            work,
             acted: Acted::default(),
         };
         tasks.spawn(tenant.act_until(stop.clone()));
@@ -122,15 +189,14 @@ impl Acts {
     }
 
     /// Stops. Nothing is paused then.
-    pub(super) async fn finish(mut self) -> Acted {
+    pub(crate) async fn finish(mut self) -> Acted {
         self.stop.cancel();
         self.tasks.join_next().await.unwrap().unwrap()
     }
 }
 
 struct Tenant {
-    api: Api,
-    subscriptions: Arc<Vec<Subscription>>,
+    work: Work,
     random: StdRng,
     acted: Acted,
 }
@@ -139,19 +205,23 @@ impl Tenant {
     async fn act_until(mut self, stop: CancellationToken) -> Acted {
         while !stop.is_cancelled() {
             // A random while between acts: that is the experiment, not a wait for something.
-            sleep(Duration::from_millis(self.random.random_range(10..150))).await;
-            let which = self.random.random_range(0..self.subscriptions.len());
+            let pause = self.random.random_range(self.work.pauses.clone());
+            tokio::select! {
+                () = sleep(Duration::from_millis(pause)) => {}
+                () = stop.cancelled() => break,
+            }
+            let which = self.random.random_range(0..self.work.subscriptions.len());
             match self.random.random_range(0..20) {
                 0..4 => self.pause(which).await,
                 4..8 => self.resume(which).await,
                 8..10 => self.rotate(which).await,
-                10 | 11 if self.acted.replays.len() < REPLAYS_MAX && which != THROTTLED => {
+                10 | 11 if self.acted.replays.len() < self.work.replays_max && which != THROTTLED => {
                     self.replay(which).await
                 }
                 _ => self.retry(which).await,
             }
         }
-        for which in 0..self.subscriptions.len() {
+        for which in 0..self.work.subscriptions.len() {
             self.resume(which).await;
         }
         self.acted
@@ -159,14 +229,15 @@ impl Tenant {
 
     /// Asks until there is an answer of the server's own.
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> (StatusCode, Value) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.api.call(method.clone(), path, body).await {
-                Ok((status, answer)) if !status.is_server_error() => return (status, answer),
+        let deadline = Instant::now() + self.work.patience;
+        for api in self.work.apis.iter().cycle() {
+            match timeout(ANSWER_WITHIN, api.call(method.clone(), path, body)).await {
+                Ok(Ok((status, answer))) if !status.is_server_error() => return (status, answer),
                 outcome => assert!(Instant::now() < deadline, "{method} {path}: {outcome:?}"),
             }
             sleep(Duration::from_millis(20)).await;
         }
+        unreachable!("there is an API, and the cycle has no end")
     }
 
     async fn must(&self, method: Method, path: &str, body: &Value) -> Value {
@@ -176,14 +247,14 @@ impl Tenant {
     }
 
     async fn pause(&mut self, which: usize) {
-        let path = self.subscriptions[which].path.clone();
+        let path = self.work.subscriptions[which].path.clone();
         self.must(Method::PATCH, &path, &json!({"status": "paused"}))
             .await;
         self.acted.pauses += 1;
     }
 
     async fn resume(&mut self, which: usize) {
-        let path = self.subscriptions[which].path.clone();
+        let path = self.work.subscriptions[which].path.clone();
         self.must(Method::PATCH, &path, &json!({"status": "active"}))
             .await;
     }
@@ -191,7 +262,7 @@ impl Tenant {
     /// The tenant chooses the secret, so that it is known although the answer may be lost.
     async fn rotate(&mut self, which: usize) {
         let secret = format!("whsec_{}", BASE64.encode(&self.random.random::<[u8; 32]>()));
-        let subscription = &self.subscriptions[which];
+        let subscription = &self.work.subscriptions[which];
         subscription.receiver.expect_secret(&secret);
         let path = format!("{}/rotate", subscription.path);
         self.must(
@@ -200,17 +271,17 @@ impl Tenant {
             &json!({"secret": secret, "overlap": "3600s"}),
         )
         .await;
-        *self.subscriptions[which].newest_secret.lock().unwrap() = secret;
+        *self.work.subscriptions[which].newest_secret.lock().unwrap() = secret;
         self.acted.rotations += 1;
     }
 
     /// All that there was so far.
     async fn replay(&mut self, which: usize) {
-        let subscription = &self.subscriptions[which];
+        let subscription = &self.work.subscriptions[which];
         let path = format!("{}/replay", subscription.path);
-        // Its answer may be lost: asked again with the same id, it is the same replay.
+        // Its answer may be lost: asked again with the same id and body, it is the same replay.
         let id = format!("replay-{}", self.random.random::<u64>());
-        let body = json!({"start_time": subscription.created_at, "request_id": id});
+        let body = json!({"start_time": LONG_AGO, "request_id": id});
         let asked = Instant::now();
         let replay = self.must(Method::POST, &path, &body).await;
         self.acted.replays.push(Replay {
@@ -222,7 +293,7 @@ impl Tenant {
 
     /// Any of the last deliveries, whatever became of it.
     async fn retry(&mut self, which: usize) {
-        let list = format!("{}/deliveries?page_size=50", self.subscriptions[which].path);
+        let list = format!("{}/deliveries?page_size=50", self.work.subscriptions[which].path);
         let (status, page) = self.ask(Method::GET, &list, None).await;
         assert_eq!(status, StatusCode::OK, "{page}");
         let deliveries = page["deliveries"].as_array().cloned().unwrap_or_default();

@@ -13,7 +13,10 @@ use scylla::{
     client::{execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder},
     deserialize::row::DeserializeRow,
     errors::{DbError, ExecutionError, PrepareError, RequestAttemptError},
-    policies::{load_balancing::DefaultPolicy, timestamp_generator::MonotonicTimestampGenerator},
+    policies::{
+        load_balancing::DefaultPolicy,
+        timestamp_generator::{MonotonicTimestampGenerator, TimestampGenerator},
+    },
     response::{PagingState, query_result::QueryResult},
     serialize::{batch::BatchValues, row::SerializeRow},
     statement::{
@@ -24,9 +27,18 @@ use secrecy::ExposeSecret;
 
 use super::{OpenError, ScyllaConfig, decision::Decision, error::beginning};
 use crate::{
-    limits,
+    clock, limits,
     store::{Result, StoreError},
 };
+
+/// The driver's monotonic times, in microseconds, by this process's clock, which tests may have set off.
+struct Timestamps(MonotonicTimestampGenerator);
+
+impl TimestampGenerator for Timestamps {
+    fn next_timestamp(&self) -> i64 {
+        self.0.next_timestamp().saturating_add(clock::ahead_ms() * 1000)
+    }
+}
 
 /// The session.
 #[derive(Debug)]
@@ -43,7 +55,7 @@ impl Cql {
             .known_nodes(&config.nodes)
             .keyspaces_to_fetch([config.keyspace.clone()])
             .connection_timeout(limits::CQL_CONNECT_TIMEOUT)
-            .timestamp_generator(Arc::new(MonotonicTimestampGenerator::new()))
+            .timestamp_generator(Arc::new(Timestamps(MonotonicTimestampGenerator::new())))
             .default_execution_profile_handle(profile(None).into_handle())
             .tls_context(config.tls()?);
         if let Some(login) = &config.credentials {
