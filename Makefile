@@ -108,6 +108,12 @@ bench-latency: ## Benchmark how long a scan takes to its redirect and its webhoo
 	$(TARGET)/release/qrelay-loadtest latency --qrelay $(TARGET)/release/qrelay \
 		--dir $(TARGET)/bench --json $(TARGET)/bench/latency.json $(BENCH)
 
+.PHONY: bench-cluster
+bench-cluster: ## Benchmark the same across processes on a CQL cluster of one node, at 200 scans/s (a minute, needs a JDK and Maven).
+	cargo build --release -p qrelay -p qrelay-loadtest
+	$(TARGET)/release/qrelay-loadtest cluster --qrelay $(TARGET)/release/qrelay \
+		--dir $(TARGET)/bench --json $(TARGET)/bench/cluster.json $(BENCH)
+
 .PHONY: bench-backlog
 bench-backlog: ## Benchmark an endpoint that catches up with a million events (some five minutes, see loadtest/README.md).
 	cargo build --release -p qrelay -p qrelay-loadtest
@@ -115,7 +121,7 @@ bench-backlog: ## Benchmark an endpoint that catches up with a million events (s
 		--dir $(TARGET)/bench --json $(TARGET)/bench/backlog.json $(BENCH)
 
 .PHONY: bench-isolation
-bench-isolation: ## Benchmark a healthy endpoint alone and beside fifty bad ones (some three minutes, see loadtest/README.md).
+bench-isolation: ## Benchmark a healthy endpoint alone and beside bad ones (some three minutes, see loadtest/README.md).
 	cargo build --release -p qrelay -p qrelay-loadtest
 	$(TARGET)/release/qrelay-loadtest isolation --qrelay $(TARGET)/release/qrelay \
 		--dir $(TARGET)/bench --json $(TARGET)/bench/isolation.json $(BENCH)

@@ -3,10 +3,12 @@
 use std::{path::PathBuf, time::Duration};
 
 use crate::{
-    backlog, codes, deliveries, isolation, latency,
+    backlog, cassandra, cluster, codes, deliveries,
+    isolation::{self, Neighbours},
+    latency::{self, Pace},
     machine::Machine,
     memory, redirect,
-    table::{self, Bound, Table},
+    table::{self, Bound, Missing, Table},
 };
 
 /// The binaries and where to measure.
@@ -18,6 +20,8 @@ pub struct Plan {
     pub nginx: PathBuf,
     /// The example `seed_codes` of the store, a release binary.
     pub seeder: PathBuf,
+    /// Where the benchmark of a cluster gets its node.
+    pub cassandra: cassandra::Source,
     /// Where data and logs go; must exist.
     pub folder: PathBuf,
     /// Few and short turns: under three minutes, for a first look.
@@ -36,6 +40,18 @@ const LATENCY: &[Named] = &[
     ("scan to redirect, p99", "scan to redirect, p99", Bound::Stated),
     ("scan to webhook, p50", "scan to webhook, p50", Bound::AtMost(1.5)),
     ("scan to webhook, p99", "scan to webhook, p99", Bound::AtMost(6.0)),
+];
+const CLUSTER: &[Named] = &[
+    (
+        "scan to webhook, p50",
+        "scan to webhook across processes on Cassandra, p50",
+        Bound::AtMost(25.0),
+    ),
+    (
+        "scan to webhook, p99",
+        "scan to webhook across processes on Cassandra, p99",
+        Bound::AtMost(100.0),
+    ),
 ];
 const BACKLOG: &[Named] = &[
     (
@@ -95,9 +111,11 @@ pub async fn run(plan: &Plan, mut say: impl FnMut(&str)) -> anyhow::Result<Table
     say(&found.to_string());
     lines.extend(table::of_figures(&found, BACKLOG));
     say("== isolation");
-    let found = isolation::run(&plan.isolation(), &mut say).await?;
-    say(&found.to_string());
-    lines.extend(table::of_isolation(&found));
+    for neighbours in plan.neighbours() {
+        let found = isolation::run(&plan.isolation(neighbours), &mut say).await?;
+        say(&found.to_string());
+        lines.extend(table::of_isolation(&found));
+    }
     say("== many codes");
     let found = codes::run(&plan.codes(), &mut say).await?;
     say(&found.to_string());
@@ -106,10 +124,36 @@ pub async fn run(plan: &Plan, mut say: impl FnMut(&str)) -> anyhow::Result<Table
     let found = memory::run(&plan.memory(), &mut say).await?;
     say(&found.to_string());
     lines.extend(table::of_figures(&found, MEMORY));
+    say("== cluster");
+    let mut missing = Vec::new();
+    match cluster::run(&plan.cluster(), &mut say).await {
+        Ok(found) => {
+            say(&found.to_string());
+            lines.extend(table::of_figures(&found, CLUSTER));
+        }
+        // A machine without a JDK has all other figures.
+        Err(error) => {
+            say(&format!("{error:#}"));
+            missing = not_measured(CLUSTER, "ms", &error);
+        }
+    }
     Ok(Table {
         lines,
+        missing,
         machine: Machine::read(&plan.folder)?,
     })
+}
+
+fn not_measured(figures: &[Named], unit: &'static str, error: &anyhow::Error) -> Vec<Missing> {
+    let why = format!("{error:#}");
+    let why = why.lines().next().unwrap_or_default();
+    let missing = figures.iter().map(|(_, name, bound)| Missing {
+        what: (*name).to_owned(),
+        bound: *bound,
+        unit,
+        why: why.to_owned(),
+    });
+    missing.collect()
 }
 
 impl Plan {
@@ -136,9 +180,26 @@ impl Plan {
         latency::Plan {
             qrelay: self.qrelay.clone(),
             folder: self.folder.clone(),
-            cycles: self.either(5, 3),
-            turn: Duration::from_secs(self.either(10, 2)),
-            rate_per_s: 1000.0,
+            pace: Pace {
+                cycles: self.either(5, 3),
+                turn: Duration::from_secs(self.either(10, 2)),
+                rate_per_s: 1000.0,
+            },
+            server_core: self.server_core,
+            load_core: self.load_core,
+        }
+    }
+
+    fn cluster(&self) -> cluster::Plan {
+        cluster::Plan {
+            qrelay: self.qrelay.clone(),
+            cassandra: self.cassandra.clone(),
+            folder: self.folder.clone(),
+            pace: Pace {
+                cycles: self.either(5, 2),
+                turn: Duration::from_secs(self.either(10, 2)),
+                rate_per_s: 200.0,
+            },
             server_core: self.server_core,
             load_core: self.load_core,
         }
@@ -164,11 +225,17 @@ impl Plan {
         }
     }
 
-    fn isolation(&self) -> isolation::Plan {
+    /// A quick look takes the first only.
+    fn neighbours(&self) -> Vec<Neighbours> {
+        let (third, hostile) = (Neighbours::A_THIRD_BAD, Neighbours::hostile(50));
+        self.either(vec![third, hostile], vec![third])
+    }
+
+    fn isolation(&self, neighbours: Neighbours) -> isolation::Plan {
         isolation::Plan {
             qrelay: self.qrelay.clone(),
             folder: self.folder.clone(),
-            bad: 50,
+            neighbours,
             cycles: self.either(5, 1),
             turn: Duration::from_secs(self.either(10, 3)),
             rate_per_s: 50,

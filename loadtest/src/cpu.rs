@@ -7,7 +7,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context, anyhow};
 use nix::{
-    sched::{CpuSet, sched_setaffinity},
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{clock_getcpuclockid, clock_gettime},
     unistd::Pid,
 };
@@ -132,14 +132,31 @@ pub fn forget_peak_memory(group: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// While this lives, the thread that made it stays on a core, and so do processes that it starts on no core of their own.
+#[derive(Debug)]
+#[must_use = "it ends with this"]
+pub struct Stay {
+    before: CpuSet,
+}
+
 /// Keeps the calling thread on a core.
 ///
 /// # Errors
 /// When there is no such core.
-pub fn stay_on(core: usize) -> anyhow::Result<()> {
+pub fn stay_on(core: usize) -> anyhow::Result<Stay> {
+    let this = Pid::from_raw(0);
+    let before = sched_getaffinity(this)?;
     let mut cores = CpuSet::new();
     cores.set(core)?;
-    sched_setaffinity(Pid::from_raw(0), &cores).with_context(|| format!("cannot run on core {core}"))
+    sched_setaffinity(this, &cores).with_context(|| format!("cannot run on core {core}"))?;
+    Ok(Stay { before })
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        // It could be done before.
+        sched_setaffinity(Pid::from_raw(0), &self.before).ok();
+    }
 }
 
 /// The CPU time that this process has used.
@@ -173,6 +190,26 @@ mod tests {
         assert_eq!((stat.group, stat.running), (40, true));
         assert!(!parse("42 (a) Z 1 40 40").unwrap().running);
         assert!(parse("42 (a) S 1").is_err());
+    }
+
+    #[test]
+    fn a_thread_stays_on_a_core_no_longer_than_it_is_to() {
+        let this = Pid::from_raw(0);
+        let before = sched_getaffinity(this).unwrap();
+        let core = (0..CpuSet::count())
+            .find(|core| before.is_set(*core).unwrap())
+            .unwrap();
+        let stay = stay_on(core).unwrap();
+        let during = sched_getaffinity(this).unwrap();
+        let others = (0..CpuSet::count()).filter(|other| *other != core);
+        assert!(during.is_set(core).unwrap());
+        assert!(
+            others
+                .map(|other| during.is_set(other).unwrap())
+                .all(|is_set| !is_set)
+        );
+        drop(stay);
+        assert_eq!(sched_getaffinity(this).unwrap(), before);
     }
 
     #[test]

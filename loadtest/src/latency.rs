@@ -4,13 +4,7 @@
 //! process, on another core and one clock. A delay counts from the instant at which the scan was *due*, also when the product
 //! stalled and it could not be sent; the webhook's end is when its whole body is there.
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    path::{Path, PathBuf},
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::HashMap, fmt, path::PathBuf, rc::Rc, time::Duration};
 
 use anyhow::{bail, ensure};
 use hdrhistogram::Histogram;
@@ -47,16 +41,36 @@ pub struct Plan {
     pub qrelay: PathBuf,
     /// Where its data goes; must exist.
     pub folder: PathBuf,
+    /// How many turns, how long, how many scans.
+    pub pace: Pace,
+    /// The core of the server.
+    pub server_core: usize,
+    /// The core of the generator and the receiver.
+    pub load_core: usize,
+}
+
+/// How it is scanned.
+#[derive(Debug, Clone)]
+pub struct Pace {
     /// How many turns.
     pub cycles: usize,
     /// How long one turn takes.
     pub turn: Duration,
     /// Scans a second.
     pub rate_per_s: f64,
-    /// The core of the server.
-    pub server_core: usize,
-    /// The core of the generator and the receiver.
-    pub load_core: usize,
+}
+
+impl fmt::Display for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} scans/s as people arrive (Poisson), durable, one endpoint, {} cycles of {} s; from the instant at which a scan \
+             was due",
+            self.rate_per_s,
+            self.cycles,
+            self.turn.as_secs_f64()
+        )
+    }
 }
 
 /// When which webhook came, and when which scan was due.
@@ -78,14 +92,30 @@ struct Turn {
 /// When the plan is out of bounds, the product does not start or refuses, a scan is not answered with 302, or a webhook does
 /// not come.
 pub async fn run(plan: &Plan, mut say: impl FnMut(&str)) -> anyhow::Result<Figures> {
-    ensure!(
-        (1..=1000).contains(&plan.cycles) && plan.server_core != plan.load_core,
-        "1 to 1000 cycles, and two different cores"
-    );
-    cpu::stay_on(plan.load_core)?;
+    ensure!(plan.server_core != plan.load_core, "two different cores");
     let work = tempfile::Builder::new()
         .prefix("latency-")
         .tempdir_in(&plan.folder)?;
+    let _here = cpu::stay_on(plan.load_core)?;
+    let product = Product::start(&plan.qrelay, work.path(), Some(plan.server_core)).await?;
+    let rows = measured(product, &plan.pace, &mut say).await?;
+    let method = format!(
+        "{}; qrelay on one core, generator and receiver on another",
+        plan.pace
+    );
+    Figures::new(rows, &plan.folder, method)
+}
+
+/// Measures a product that runs, from this thread, and stops it.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn measured(
+    product: Product,
+    pace: &Pace,
+    say: &mut impl FnMut(&str),
+) -> anyhow::Result<[Option<Figure>; 4]> {
+    ensure!((1..=1000).contains(&pace.cycles), "1 to 1000 cycles");
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}/hook", listener.local_addr()?);
     let seen = Rc::new(RefCell::new(Seen::default()));
@@ -100,52 +130,43 @@ pub async fn run(plan: &Plan, mut say: impl FnMut(&str)) -> anyhow::Result<Figur
     });
     tokio::select! {
         ended = serving => bail!("the receiver ended: {ended:?}"),
-        figures = measure(plan, work.path(), &url, &seen, &mut say) => figures,
+        figures = turns(product, pace, &url, &seen, say) => figures,
     }
 }
 
-async fn measure(
-    plan: &Plan,
-    folder: &Path,
+async fn turns(
+    product: Product,
+    pace: &Pace,
     url: &str,
     seen: &Rc<RefCell<Seen>>,
     say: &mut impl FnMut(&str),
-) -> anyhow::Result<Figures> {
-    let product = Product::start(&plan.qrelay, folder, Some(plan.server_core)).await?;
+) -> anyhow::Result<[Option<Figure>; 4]> {
     let campaign = product.campaign("durable", LOCATION).await?;
     let fields = json!({ "max_concurrency": 64 });
     product.endpoint(&campaign, url, &fields).await?;
     say("warming up");
-    turn(plan, WARM_UP, &campaign, seen).await?;
+    turn(pace.rate_per_s, WARM_UP, &campaign, seen).await?;
     let mut turns = Vec::new();
-    for cycle in 0..plan.cycles {
-        say(&format!("cycle {} of {}", cycle + 1, plan.cycles));
-        turns.push(turn(plan, plan.turn, &campaign, seen).await?);
+    for cycle in 0..pace.cycles {
+        say(&format!("cycle {} of {}", cycle + 1, pace.cycles));
+        turns.push(turn(pace.rate_per_s, pace.turn, &campaign, seen).await?);
     }
     product.stop().await?;
     let row = |what, quantile: fn(&Turn) -> u64| {
         let values: Vec<_> = turns.iter().map(|turn| millis(quantile(turn))).collect();
         Figure::of(what, "ms", &values)
     };
-    let rows = [
+    Ok([
         row("scan to redirect, p50", |turn| turn.redirect_us.p50),
         row("scan to redirect, p99", |turn| turn.redirect_us.p99),
         row("scan to webhook, p50", |turn| turn.webhook_us.p50),
         row("scan to webhook, p99", |turn| turn.webhook_us.p99),
-    ];
-    let method = format!(
-        "{} scans/s as people arrive (Poisson), durable, one endpoint, {} cycles of {} s; from the instant at which a scan was \
-         due; qrelay on one core, generator and receiver on another",
-        plan.rate_per_s,
-        plan.cycles,
-        plan.turn.as_secs_f64()
-    );
-    Figures::new(rows, &plan.folder, method)
+    ])
 }
 
 /// Scans for so long, and waits for all of their webhooks.
 async fn turn(
-    plan: &Plan,
+    rate_per_s: f64,
     duration: Duration,
     campaign: &Campaign,
     seen: &Rc<RefCell<Seen>>,
@@ -153,7 +174,7 @@ async fn turn(
     *seen.borrow_mut() = Seen::default();
     let load = scan::Plan {
         target: campaign.target.clone(),
-        load: Load::Rate(plan.rate_per_s),
+        load: Load::Rate(rate_per_s),
         gaps: Gaps::Poisson,
         connections: 64,
         fresh: false,

@@ -7,11 +7,12 @@
 //! - [`scan`]: an open-loop generator of scans, corrected for coordinated omission;
 //! - [`receiver`]: counts webhooks, distinct by id, and answers questions about them over HTTP;
 //! - [`raw`]: a redirect that does nothing else, the ceiling of any HTTP server on this machine;
-//! - [`isolation`]: the benchmark of a healthy endpoint beside bad ones;
+//! - [`isolation`]: the benchmark of a healthy endpoint beside others, of which some are bad;
 //! - [`redirect`]: the benchmark of server CPU per redirect, qrelay beside nginx;
 //! - [`posts`]: signed POSTs in a loop and nothing else, the ceiling of any sender of webhooks on this machine;
 //! - [`deliveries`]: the benchmark of deliveries per second and per CPU-second beside that loop;
 //! - [`latency`]: the benchmark of the time from a scan to its webhook at a fixed rate;
+//! - [`cluster`]: the same across processes on a CQL cluster;
 //! - [`backlog`]: the benchmark of an endpoint that catches up;
 //! - [`codes`]: the benchmark of scans and a start with many codes, beside few;
 //! - [`memory`]: the benchmark of what an idle process, a cached code and an idle endpoint hold;
@@ -20,7 +21,9 @@
 pub mod all;
 pub mod arrivals;
 pub mod backlog;
+pub mod cassandra;
 pub mod child;
+pub mod cluster;
 pub mod codes;
 pub mod companions;
 pub mod connection;

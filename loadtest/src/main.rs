@@ -15,7 +15,10 @@ use http::{HeaderValue, StatusCode};
 use qrelay_loadtest::{
     all,
     arrivals::Gaps,
-    backlog, codes, deliveries, isolation, latency, memory,
+    backlog, cassandra, cluster, codes, deliveries,
+    isolation::{self, Neighbours},
+    latency::{self, Pace},
+    memory,
     mix::Spread,
     posts, product, raw,
     receiver::{self, Manner},
@@ -57,6 +60,8 @@ enum Command {
     Isolation(IsolationArguments),
     /// Measure how long a scan takes to its redirect and to its webhook.
     Latency(LatencyArguments),
+    /// Measure the same across processes on a CQL cluster of one node.
+    Cluster(ClusterArguments),
     /// Measure how fast an endpoint catches up that was paused.
     Backlog(BacklogArguments),
     /// Compare scans and a start with many codes to the same with few.
@@ -219,6 +224,9 @@ struct IsolationArguments {
     /// Bad endpoints, of ten kinds in turn.
     #[arg(long, default_value_t = 50)]
     bad: usize,
+    /// A hundred endpoints, of which a third is out of order: black holes, and ones that answer 500.
+    #[arg(long, conflicts_with = "bad")]
+    hundred: bool,
     /// How often both take their turn.
     #[arg(long, default_value_t = 5)]
     cycles: usize,
@@ -247,6 +255,50 @@ struct LatencyArguments {
     #[arg(long, default_value_t = 1000.0)]
     rate: f64,
     /// The core of the server.
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// The core of the load generator and the receiver.
+    #[arg(long, default_value_t = 1)]
+    load_core: usize,
+}
+
+/// Where the node of a CQL cluster is.
+#[derive(Debug, Args)]
+struct CassandraArguments {
+    /// A node that runs, as host:port; without it, one is started.
+    #[arg(long, env = "QRELAY_TEST_CQL")]
+    cql: Option<String>,
+    /// The script that starts one.
+    #[arg(long, default_value = "tests/tools/cassandra")]
+    cassandra: PathBuf,
+}
+
+impl From<CassandraArguments> for cassandra::Source {
+    fn from(arguments: CassandraArguments) -> Self {
+        Self {
+            // A variable that is set but empty counts as not set.
+            running: arguments.cql.filter(|address| !address.is_empty()),
+            script: arguments.cassandra,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct ClusterArguments {
+    #[command(flatten)]
+    bench: BenchArguments,
+    #[command(flatten)]
+    cassandra: CassandraArguments,
+    /// How many turns.
+    #[arg(long, default_value_t = 5)]
+    cycles: usize,
+    /// How long one turn takes.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Scans per second.
+    #[arg(long, default_value_t = 200.0)]
+    rate: f64,
+    /// The core of the roles.
     #[arg(long, default_value_t = 0)]
     server_core: usize,
     /// The core of the load generator and the receiver.
@@ -324,6 +376,8 @@ struct AllArguments {
     /// The release binary that makes codes.
     #[arg(long, default_value = "target/release/examples/seed_codes")]
     seeder: PathBuf,
+    #[command(flatten)]
+    cassandra: CassandraArguments,
     /// Few and short turns, and fewer codes and events: under three minutes.
     #[arg(long)]
     quick: bool,
@@ -385,6 +439,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Deliveries(arguments) => deliveries(arguments).await,
         Command::Isolation(arguments) => isolation(arguments).await,
         Command::Latency(arguments) => latency(arguments).await,
+        Command::Cluster(arguments) => cluster(arguments).await,
         Command::Backlog(arguments) => backlog(arguments).await,
         Command::Codes(arguments) => codes(arguments).await,
         Command::Memory(arguments) => memory(arguments).await,
@@ -502,7 +557,11 @@ async fn isolation(arguments: IsolationArguments) -> anyhow::Result<()> {
     let plan = isolation::Plan {
         folder: product::folder(&arguments.bench.dir)?,
         qrelay: arguments.bench.qrelay,
-        bad: arguments.bad,
+        neighbours: if arguments.hundred {
+            Neighbours::A_THIRD_BAD
+        } else {
+            Neighbours::hostile(arguments.bad)
+        },
         cycles: arguments.cycles,
         turn: Duration::from_secs_f64(arguments.seconds),
         rate_per_s: arguments.rate,
@@ -511,17 +570,32 @@ async fn isolation(arguments: IsolationArguments) -> anyhow::Result<()> {
     tell(arguments.bench.json, &isolation::run(&plan, say).await?)
 }
 
+fn pace(cycles: usize, seconds: f64, rate_per_s: f64) -> anyhow::Result<Pace> {
+    ensure!((0.1..=600.0).contains(&seconds), "turns of 0.1 to 600 s");
+    Ok(Pace {
+        cycles,
+        turn: Duration::from_secs_f64(seconds),
+        rate_per_s,
+    })
+}
+
+async fn cluster(arguments: ClusterArguments) -> anyhow::Result<()> {
+    let plan = cluster::Plan {
+        folder: product::folder(&arguments.bench.dir)?,
+        qrelay: arguments.bench.qrelay,
+        cassandra: arguments.cassandra.into(),
+        pace: pace(arguments.cycles, arguments.seconds, arguments.rate)?,
+        server_core: arguments.server_core,
+        load_core: arguments.load_core,
+    };
+    tell(arguments.bench.json, &cluster::run(&plan, say).await?)
+}
+
 async fn latency(arguments: LatencyArguments) -> anyhow::Result<()> {
-    ensure!(
-        (0.1..=600.0).contains(&arguments.seconds),
-        "turns of 0.1 to 600 s"
-    );
     let plan = latency::Plan {
         folder: product::folder(&arguments.bench.dir)?,
         qrelay: arguments.bench.qrelay,
-        cycles: arguments.cycles,
-        turn: Duration::from_secs_f64(arguments.seconds),
-        rate_per_s: arguments.rate,
+        pace: pace(arguments.cycles, arguments.seconds, arguments.rate)?,
         server_core: arguments.server_core,
         load_core: arguments.load_core,
     };
@@ -576,6 +650,7 @@ async fn bench(arguments: AllArguments) -> anyhow::Result<()> {
         qrelay: arguments.bench.qrelay,
         nginx: arguments.nginx,
         seeder: arguments.seeder,
+        cassandra: arguments.cassandra.into(),
         quick: arguments.quick,
         server_core: arguments.server_core,
         load_core: arguments.load_core,

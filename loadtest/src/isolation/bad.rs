@@ -1,4 +1,4 @@
-//! Receivers that misbehave, on a thread of their own: ten kinds, each on its own port.
+//! Receivers that misbehave, on a thread of their own, each on its own port.
 //!
 //! Elsewhere they have machines of their own. Here they share two cores with what is measured, so their thread is of the
 //! lowest priority: it takes what the others leave, and what it costs to write a 10 MB body is not told as the sender's delay.
@@ -53,11 +53,15 @@ pub enum Kind {
     Redirect,
     /// A million response headers.
     ManyHeaders,
+    /// 500, and the connection is closed.
+    Failing,
 }
 
 impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 10] = [
+    /// Out of order, as receivers are now and then.
+    pub const OUT_OF_ORDER: [Self; 2] = [Self::BlackHole, Self::Failing];
+    /// Those that do what no receiver should.
+    pub const HOSTILE: [Self; 10] = [
         Self::BlackHole,
         Self::Trickle,
         Self::Large,
@@ -106,11 +110,11 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Starts so many, of all kinds in turn.
+    /// Starts so many, of these kinds in turn.
     ///
     /// # Errors
     /// When a port cannot be had.
-    pub async fn start(count: usize) -> anyhow::Result<Self> {
+    pub async fn start(count: usize, kinds: &'static [Kind]) -> anyhow::Result<Self> {
         let stop = CancellationToken::new();
         let (tell, told) = oneshot::channel();
         let stopped = stop.clone();
@@ -122,7 +126,8 @@ impl Crowd {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()?;
-                runtime.block_on(serve(count, tell, stopped))
+                let kinds = kinds.iter().copied().cycle().take(count);
+                runtime.block_on(serve(kinds, tell, stopped))
             })?;
         let members = told
             .await
@@ -145,9 +150,13 @@ impl Drop for Crowd {
     }
 }
 
-async fn serve(count: usize, tell: oneshot::Sender<Vec<Bad>>, stop: CancellationToken) -> anyhow::Result<()> {
+async fn serve(
+    kinds: impl Iterator<Item = Kind>,
+    tell: oneshot::Sender<Vec<Bad>>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let (mut members, mut accepts) = (Vec::new(), JoinSet::new());
-    for kind in Kind::ALL.into_iter().cycle().take(count) {
+    for kind in kinds {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("no free port")?;
         let bad = Bad {
             kind,
@@ -218,6 +227,11 @@ async fn misbehave(kind: Kind, mut tcp: TcpStream) -> std::io::Result<()> {
                 tcp.write_all(b"x-header: value\r\n").await?;
             }
         }
+        Kind::Failing => {
+            let answer =
+                "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            tcp.write_all(answer.as_bytes()).await?;
+        }
     }
     Ok(())
 }
@@ -228,8 +242,10 @@ mod tests {
 
     #[tokio::test]
     async fn each_kind_answers_in_its_way_and_counts_its_connections() {
-        let crowd = Crowd::start(Kind::ALL.len()).await.unwrap();
-        for bad in &crowd.members {
+        let hostile = Crowd::start(Kind::HOSTILE.len(), &Kind::HOSTILE).await.unwrap();
+        let broken = Crowd::start(3, &Kind::OUT_OF_ORDER).await.unwrap();
+        assert_eq!(broken.members[2].kind, Kind::BlackHole);
+        for bad in hostile.members.iter().chain(&broken.members) {
             let mut tcp = TcpStream::connect(bad.address).await.unwrap();
             tcp.write_all(b"POST /hook HTTP/1.1\r\n\r\n").await.unwrap();
             let mut answer = [0; 12];
@@ -246,6 +262,6 @@ mod tests {
             assert_eq!(is_http, answers, "{:?}: {read:?}", bad.kind);
             assert_eq!(bad.connections(), 1);
         }
-        assert!(crowd.members[7].url().starts_with("https://"));
+        assert!(hostile.members[7].url().starts_with("https://"));
     }
 }

@@ -1,9 +1,10 @@
 //! The benchmark of isolation: how long a scan's webhook takes to a healthy endpoint, alone and beside bad ones.
 //!
-//! One `qrelay up`, one tenant, one code: every scan is for the healthy endpoint and for all bad ones. *Alone*, the bad ones
-//! are paused; *beside*, they are active, and catch up with what was kept for them meanwhile. The two take turns, so that a
-//! machine that drifts does so for both. A delay counts from the moment at which the scan was sent to the one at which the
-//! healthy receiver had the webhook's whole body, both on this process's clock. A webhook that does not come is an error.
+//! One `qrelay up`, one tenant: every scan is for the healthy endpoint and for all others. *Alone*, the bad ones are paused,
+//! and the scans are of a code that the other healthy ones do not want; *beside*, they want every scan, and the bad ones are
+//! active, and catch up with what was kept for them meanwhile. The two take turns, so that a machine that drifts does so for
+//! both. A delay counts from the moment at which the scan was sent to the one at which the healthy receiver had the webhook's
+//! whole body, both on this process's clock. A webhook that does not come is an error, also at another healthy endpoint.
 
 pub mod bad;
 mod outcome;
@@ -27,6 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    companions::Receiver,
     connection::Connection,
     product::{Campaign, Product},
     receiver::{self, Manner},
@@ -51,8 +53,8 @@ pub struct Plan {
     pub qrelay: PathBuf,
     /// Where its data goes.
     pub folder: PathBuf,
-    /// Bad endpoints, of all kinds in turn: at most 99, as a tenant has 100 endpoints.
-    pub bad: usize,
+    /// Who else wants the scans.
+    pub neighbours: Neighbours,
     /// How often both take their turn.
     pub cycles: usize,
     /// How long one turn takes.
@@ -63,12 +65,42 @@ pub struct Plan {
     pub server_core: usize,
 }
 
-/// Who the bad endpoints are to the healthy one, in a turn.
+/// The other endpoints: at most 99, as a tenant has 100.
+#[derive(Debug, Clone, Copy)]
+pub struct Neighbours {
+    /// Bad ones, one at least.
+    pub bad: usize,
+    /// How they are bad, in turn.
+    pub kinds: &'static [Kind],
+    /// Healthy ones.
+    pub healthy: usize,
+}
+
+impl Neighbours {
+    /// Of a hundred endpoints a third is out of order.
+    pub const A_THIRD_BAD: Self = Self {
+        bad: 33,
+        kinds: &Kind::OUT_OF_ORDER,
+        healthy: 66,
+    };
+
+    /// So many that do what no receiver should.
+    #[must_use]
+    pub const fn hostile(bad: usize) -> Self {
+        Self {
+            bad,
+            kinds: &Kind::HOSTILE,
+            healthy: 0,
+        }
+    }
+}
+
+/// Who the others are to the healthy one, in a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Company {
-    /// They are paused.
+    /// They get nothing.
     Alone,
-    /// They are active.
+    /// They are sent to.
     Beside,
 }
 
@@ -102,8 +134,11 @@ type Arrived = Rc<RefCell<HashMap<String, Instant>>>;
 /// never connected to, which would measure nothing.
 pub async fn run(plan: &Plan, mut say: impl FnMut(&str)) -> anyhow::Result<Outcome> {
     ensure!(
-        (1..=99).contains(&plan.bad) && plan.cycles >= 1 && (1..=10_000).contains(&plan.rate_per_s),
-        "1 to 99 bad endpoints, a cycle or more, 1 to 10,000 scans a second"
+        plan.neighbours.bad >= 1
+            && (1..=99).contains(&plan.neighbours.bad.saturating_add(plan.neighbours.healthy))
+            && plan.cycles >= 1
+            && (1..=10_000).contains(&plan.rate_per_s),
+        "1 to 99 other endpoints, a bad one among them, a cycle or more, 1 to 10,000 scans a second"
     );
     let work = tempfile::Builder::new()
         .prefix("isolation-")
@@ -136,16 +171,9 @@ async fn measure(
     say: &mut impl FnMut(&str),
 ) -> anyhow::Result<Outcome> {
     let product = Product::start(&plan.qrelay, folder, Some(plan.server_core)).await?;
-    let campaign = product.campaign("durable", LOCATION).await?;
-    let crowd = Crowd::start(plan.bad).await?;
-    product.endpoint(&campaign, healthy, &json!({})).await?;
-    let mut bad = Vec::new();
-    for member in &crowd.members {
-        let paused = json!({ "status": "paused" });
-        bad.push(product.endpoint(&campaign, &member.url(), &paused).await?);
-    }
+    let stage = Stage::set(plan, folder, &product, healthy).await?;
     say("warming up");
-    turn(plan, &campaign, arrived).await?;
+    turn(plan, &stage, Company::Beside, arrived).await?;
     let mut turns = Vec::new();
     for cycle in 0..plan.cycles {
         let mut order = [Company::Alone, Company::Beside];
@@ -156,13 +184,13 @@ async fn measure(
                 Company::Alone => "paused",
                 Company::Beside => "active",
             };
-            for endpoint in &bad {
+            for endpoint in &stage.bad {
                 product
-                    .change_endpoint(&campaign, endpoint, &json!({ "status": status }))
+                    .change_endpoint(&stage.everybodys, endpoint, &json!({ "status": status }))
                     .await?;
             }
             sleep(SETTLE).await;
-            let delays = turn(plan, &campaign, arrived).await?;
+            let delays = turn(plan, &stage, company, arrived).await?;
             turns.push(Turn {
                 cycle,
                 company,
@@ -170,8 +198,8 @@ async fn measure(
             });
         }
     }
-    for kind in Kind::ALL.iter().take(plan.bad) {
-        let of_kind = crowd.members.iter().filter(|member| member.kind == *kind);
+    for kind in plan.neighbours.kinds.iter().take(plan.neighbours.bad) {
+        let of_kind = stage.crowd.members.iter().filter(|member| member.kind == *kind);
         let connections: u64 = of_kind.map(bad::Bad::connections).sum();
         ensure!(connections > 0, "no {kind:?} was ever connected to");
         say(&format!("{kind:?}: {connections} connections"));
@@ -180,8 +208,75 @@ async fn measure(
     Ok(Outcome::new(plan, &turns))
 }
 
+/// What is scanned, and who wants it.
+struct Stage {
+    /// The code of turns alone.
+    own: Campaign,
+    /// The code that all want.
+    everybodys: Campaign,
+    crowd: Crowd,
+    /// The ids of the bad endpoints.
+    bad: Vec<String>,
+    /// What the other healthy endpoints send to, a process of its own.
+    others: Option<Receiver>,
+}
+
+impl Stage {
+    /// The bad ones are paused.
+    async fn set(plan: &Plan, folder: &Path, product: &Product, healthy: &str) -> anyhow::Result<Self> {
+        let own = product.campaign("durable", LOCATION).await?;
+        let (everybodys, code) = product.code(own.tenant.clone(), LOCATION).await?;
+        let crowd = Crowd::start(plan.neighbours.bad, plan.neighbours.kinds).await?;
+        product.endpoint(&own, healthy, &json!({})).await?;
+        let mut bad = Vec::new();
+        for member in &crowd.members {
+            let paused = json!({ "status": "paused" });
+            bad.push(product.endpoint(&own, &member.url(), &paused).await?);
+        }
+        let mut others = None;
+        if plan.neighbours.healthy > 0 {
+            let receiver = Receiver::start(None, folder).await?;
+            for number in 0..plan.neighbours.healthy {
+                let url = format!("http://{}/ok/{number}", receiver.address);
+                let filter = json!({ "filter": { "codes": [code] } });
+                product.endpoint(&own, &url, &filter).await?;
+            }
+            others = Some(receiver);
+        }
+        Ok(Self {
+            own,
+            everybodys,
+            crowd,
+            bad,
+            others,
+        })
+    }
+
+    /// Waits until the other healthy endpoints have got so many scans each.
+    async fn others_have(&self, plan: &Plan, scans: usize) -> anyhow::Result<()> {
+        let Some(others) = &self.others else {
+            return Ok(());
+        };
+        let due = u64::try_from(scans * plan.neighbours.healthy)?;
+        let deadline = Instant::now() + ARRIVAL_MAX;
+        while others.counts().await?.accepted < due {
+            ensure!(
+                Instant::now() < deadline,
+                "{:?} of {due} webhooks to other healthy endpoints came",
+                others.counts().await?
+            );
+            sleep(POLL).await;
+        }
+        others.reset().await
+    }
+}
+
 /// Scans for a turn's time, and waits for all of their webhooks.
-async fn turn(plan: &Plan, campaign: &Campaign, arrived: &Arrived) -> anyhow::Result<Delays> {
+async fn turn(plan: &Plan, stage: &Stage, company: Company, arrived: &Arrived) -> anyhow::Result<Delays> {
+    let campaign = match company {
+        Company::Alone => &stage.own,
+        Company::Beside => &stage.everybodys,
+    };
     let request = campaign.target.request(false);
     let mut connection = Connection::open(campaign.target.address).await?;
     let mut ticks = interval(Duration::from_secs(1) / plan.rate_per_s);
@@ -200,6 +295,7 @@ async fn turn(plan: &Plan, campaign: &Campaign, arrived: &Arrived) -> anyhow::Re
         redirects.saturating_record(micros(at.elapsed()));
         sent.push((answer.scan.context("a redirect without the id of its scan")?, at));
     }
+    let scans = sent.len();
     let deadline = Instant::now() + ARRIVAL_MAX;
     for (id, at) in sent {
         let came = loop {
@@ -211,6 +307,9 @@ async fn turn(plan: &Plan, campaign: &Campaign, arrived: &Arrived) -> anyhow::Re
             sleep(POLL).await;
         };
         webhooks.saturating_record(micros(came.duration_since(at)));
+    }
+    if company == Company::Beside {
+        stage.others_have(plan, scans).await?;
     }
     Ok(Delays {
         webhook_us: tally::quantiles(&webhooks),

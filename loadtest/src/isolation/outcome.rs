@@ -29,6 +29,8 @@ pub struct Outcome {
     pub rows: Vec<Row>,
     /// Bad endpoints.
     pub bad: usize,
+    /// Other healthy ones.
+    pub healthy: usize,
     /// How often both took their turn.
     pub cycles: usize,
     /// Of one turn.
@@ -71,10 +73,22 @@ impl Outcome {
                 row("redirect p50", |delays| delays.redirect_us.p50),
                 row("redirect p99", |delays| delays.redirect_us.p99),
             ],
-            bad: plan.bad,
+            bad: plan.neighbours.bad,
+            healthy: plan.neighbours.healthy,
             cycles: plan.cycles,
             turn_s: plan.turn.as_secs_f64(),
             rate_per_s: plan.rate_per_s,
+        }
+    }
+}
+
+impl Outcome {
+    /// Who else there was, in words.
+    #[must_use]
+    pub fn company(&self) -> String {
+        match self.healthy {
+            0 => format!("{} bad ones", self.bad),
+            healthy => format!("{} bad and {healthy} other healthy ones", self.bad),
         }
     }
 }
@@ -83,8 +97,11 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "From a scan to its redirect, and to its webhook at a healthy endpoint, alone and beside {} bad ones ({} scans/s, {} cycles of {} s each)",
-            self.bad, self.rate_per_s, self.cycles, self.turn_s
+            "From a scan to its redirect, and to its webhook at a healthy endpoint, alone and beside {} ({} scans/s, {} cycles of {} s each)",
+            self.company(),
+            self.rate_per_s,
+            self.cycles,
+            self.turn_s
         )?;
         for row in &self.rows {
             writeln!(
@@ -116,7 +133,7 @@ fn middle(values: &[f64]) -> f64 {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use super::{super::Neighbours, *};
     use crate::tally::Quantiles;
 
     #[test]
@@ -124,7 +141,7 @@ mod tests {
         let plan = Plan {
             qrelay: "q".into(),
             folder: "f".into(),
-            bad: 50,
+            neighbours: Neighbours::A_THIRD_BAD,
             cycles: 3,
             turn: Duration::from_secs(1),
             rate_per_s: 10,
@@ -151,6 +168,7 @@ mod tests {
             turn(2, Company::Beside, 4000),
         ];
         let outcome = Outcome::new(&plan, &turns);
+        assert_eq!(outcome.company(), "33 bad and 66 other healthy ones");
         let p99 = &outcome.rows[1];
         assert_eq!((p99.alone_ms, p99.beside_ms, p99.ratio), (4.0, 4.0, 1.5));
         assert_eq!(p99.ratio_range, [1.0, 2.0]);
