@@ -5,12 +5,15 @@
 //! this process ends.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader},
     net::{Ipv4Addr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::OnceLock,
 };
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 /// The cluster's address, `host:port`.
 ///
@@ -32,6 +35,49 @@ pub fn address() -> &'static str {
         }
     });
     &cluster.0
+}
+
+/// A cluster of one node that encrypts, asks who logs in, and lets logins do what they were granted.
+#[derive(Debug)]
+pub struct Guarded {
+    /// Its address, `host:port`.
+    pub address: String,
+    /// The PEM file with the authority of its certificate.
+    pub authority: PathBuf,
+    /// Ends with this process, and stops the node then.
+    _script: Child,
+}
+
+/// Who may do everything there, with the password.
+pub const SUPERUSER: (&str, &str) = ("cassandra", "cassandra");
+
+/// The one of this test binary, started for the first test that wants it.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn guarded() -> &'static Guarded {
+    static GUARDED: OnceLock<Guarded> = OnceLock::new();
+    GUARDED.get_or_init(|| {
+        let dir = std::env::temp_dir().join(format!("qrelay-guarded-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![Ipv4Addr::LOCALHOST.to_string()]).unwrap();
+        let certificate = certificate.signed_by(&key, &issuer).unwrap();
+        let (authority, own) = (dir.join("authority.pem"), dir.join("node.pem"));
+        fs::write(&authority, issuer.pem()).unwrap();
+        fs::write(&own, format!("{}{}", key.serialize_pem(), certificate.pem())).unwrap();
+        let port = free_port(&[Ipv4Addr::LOCALHOST]).to_string();
+        let own = own.to_str().expect("temporary folders have plain names");
+        let (address, script) = serve(&dir, &["--port", &port, "--guarded", own]);
+        Guarded {
+            address,
+            authority,
+            _script: script,
+        }
+    })
 }
 
 /// The script.

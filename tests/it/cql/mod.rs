@@ -8,6 +8,7 @@ mod config_log;
 mod crash_ledger;
 mod crashes;
 mod finished_commands;
+mod guarded;
 mod half_rows;
 mod hot_endpoint;
 mod large_tenants;

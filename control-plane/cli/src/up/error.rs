@@ -29,7 +29,7 @@ pub enum StartError {
     /// The cluster's keyspace.
     #[error("--scylla-{flag} (QRELAY_SCYLLA_{})", flag.replace('-', "_").to_ascii_uppercase())]
     Cluster {
-        /// What is likeliest to be at fault: `nodes`, `keyspace`, `datacenter` or `tls-ca`.
+        /// What is likeliest to be at fault: `nodes`, `keyspace`, `datacenter`, `user`, `password-file` or `tls-ca`.
         flag: &'static str,
         /// Why it cannot be used.
         source: scylla::OpenError,
@@ -140,7 +140,9 @@ impl From<scylla::OpenError> for StartError {
             E::DatacenterNeeded { .. } | E::NoSuchDatacenter { .. } | E::OtherDatacenter { .. } => {
                 "datacenter"
             }
-            E::Tls { .. } => "tls-ca",
+            E::Tls { .. } | E::Encrypt { .. } => "tls-ca",
+            E::LoginNeeded { .. } => "user",
+            E::Login { .. } => "password-file",
             E::Connect { .. } | E::Statement { .. } | E::Store(_) => "nodes",
         };
         Self::Cluster { flag, source }
@@ -167,7 +169,14 @@ impl StartError {
             | Self::TlsKey(_)
             | Self::TlsPair { .. }
             | Self::CaBundle(_) => true,
-            Self::Cluster { flag, .. } => matches!(*flag, "datacenter" | "tls-ca"),
+            // Certificates and logins may be put right on the nodes, too.
+            Self::Cluster { source, .. } => matches!(
+                source,
+                scylla::OpenError::Tls { .. }
+                    | scylla::OpenError::DatacenterNeeded { .. }
+                    | scylla::OpenError::NoSuchDatacenter { .. }
+                    | scylla::OpenError::OtherDatacenter { .. }
+            ),
             _ => false,
         }
     }
@@ -203,7 +212,14 @@ impl StartError {
             ),
             Self::Cluster { source, .. } => match source {
                 scylla::OpenError::Connect { .. } => Some(
-                    "see that the nodes are up and can be reached from here; where they ask for a login, set --scylla-user and --scylla-password-file",
+                    "see that the nodes are up and can be reached from here, and that --scylla-tls-ca is set if, and only if, they take encrypted connections",
+                ),
+                scylla::OpenError::Encrypt { .. } => Some(
+                    "name a PEM file with the authorities of the nodes' certificates, which must name the addresses that the nodes announce; without --scylla-tls-ca connections are not encrypted",
+                ),
+                scylla::OpenError::LoginNeeded { .. } => Some("set --scylla-user and --scylla-password-file"),
+                scylla::OpenError::Login { .. } => Some(
+                    "see that the login is there, may log in, and that --scylla-user and --scylla-password-file are its name and its password",
                 ),
                 scylla::OpenError::Store(StoreError::Unavailable(_)) => Some(
                     "more than half of the nodes that keep a row must be up: that is two where the keyspace was made with --scylla-replication 3",

@@ -2,6 +2,12 @@
 
 use std::path::PathBuf;
 
+use scylla::errors::{
+    ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind as Setup, DbError, MetadataError,
+    NewSessionError,
+};
+
+use super::ScyllaConfig;
 use crate::store::StoreError;
 
 /// Why a keyspace cannot be used.
@@ -29,7 +35,31 @@ pub enum OpenError {
         /// The nodes that were tried.
         nodes: Vec<String>,
         /// Why.
-        source: Box<scylla::errors::NewSessionError>,
+        source: Box<NewSessionError>,
+    },
+    /// Encryption with the nodes cannot be agreed on: their certificates, most likely.
+    #[error("cannot encrypt connections to the CQL cluster at {}: {reason}", nodes.join(", "))]
+    Encrypt {
+        /// The nodes that were tried.
+        nodes: Vec<String>,
+        /// Why.
+        reason: String,
+    },
+    /// The nodes ask who logs in, and nobody was named.
+    #[error("the CQL cluster at {} asks for a login, and none is set", nodes.join(", "))]
+    LoginNeeded {
+        /// The nodes that were tried.
+        nodes: Vec<String>,
+    },
+    /// The nodes do not let this login in. Never shows its password.
+    #[error("the CQL cluster at {} refuses the login of {user:?}: {reason}", nodes.join(", "))]
+    Login {
+        /// The nodes that were tried.
+        nodes: Vec<String>,
+        /// Who logged in.
+        user: String,
+        /// What they say.
+        reason: String,
     },
     /// The cluster has several data centres, and none was named.
     #[error("the CQL cluster has the data centres {}: name the one to use", found.join(", "))]
@@ -95,6 +125,51 @@ pub enum OpenError {
     /// Reading or writing failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl OpenError {
+    /// Why there is no session.
+    pub(super) fn connecting(config: &ScyllaConfig, error: NewSessionError) -> Self {
+        let nodes = config.nodes.clone();
+        match last_connection(&error) {
+            Some(ConnectionError::ConnectionSetupRequestError(request)) => match &request.error {
+                Setup::MissingAuthentication => return Self::LoginNeeded { nodes },
+                Setup::DbError(DbError::AuthenticationError, reason) => {
+                    let login = config.credentials.as_ref();
+                    return Self::Login {
+                        nodes,
+                        user: login.map(|login| login.user.clone()).unwrap_or_default(),
+                        reason: reason.clone(),
+                    };
+                }
+                _ => {}
+            },
+            Some(ConnectionError::IoError(error)) => {
+                let cause = error.get_ref();
+                if let Some(cause) = cause.and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
+                    return Self::Encrypt {
+                        nodes,
+                        reason: cause.to_string(),
+                    };
+                }
+            }
+            _ => {}
+        }
+        Self::Connect {
+            nodes,
+            source: Box::new(error),
+        }
+    }
+}
+
+/// What the last node that was tried came to.
+fn last_connection(error: &NewSessionError) -> Option<&ConnectionError> {
+    match error {
+        NewSessionError::MetadataError(MetadataError::ConnectionPoolError(ConnectionPoolError::Broken {
+            last_connection_error,
+        })) => Some(last_connection_error),
+        _ => None,
+    }
 }
 
 /// A statement's beginning, for an error's text.

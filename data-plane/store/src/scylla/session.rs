@@ -61,10 +61,8 @@ impl Cql {
         if let Some(login) = &config.credentials {
             builder = builder.user(&login.user, login.password.expose_secret());
         }
-        let session = builder.build().await.map_err(|source| OpenError::Connect {
-            nodes: config.nodes.clone(),
-            source: Box::new(source),
-        })?;
+        let session = builder.build().await;
+        let session = session.map_err(|error| OpenError::connecting(config, error))?;
         let datacenter = datacenter(&session, config.datacenter.as_deref())?;
         session
             .get_default_execution_profile_handle()
