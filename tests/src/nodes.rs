@@ -38,6 +38,10 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 /// How often nodes are found starved until that excuses nothing any more: some ten minutes.
 const STARVED_MAX: u32 = 1000;
 
+/// How often they are started at most, and how long they may take to find each other.
+const STARTS_MAX: u32 = 3;
+const START_PATIENCE: Duration = Duration::from_secs(240);
+
 /// The nodes. They end when this is dropped, with all that they keep.
 #[derive(Debug)]
 pub struct Nodes {
@@ -57,17 +61,40 @@ fn own(number: u8) -> Ipv4Addr {
 }
 
 impl Nodes {
-    /// Starts them, and waits until each has worked with all others.
+    /// Starts them, and waits until each has worked with all others. Nodes that do not find each other, as happens on a machine
+    /// where all three start slowly, are given up for new ones.
     ///
     /// # Panics
     /// When they cannot be started.
     pub async fn start() -> Self {
+        for _ in 1..STARTS_MAX {
+            let nodes = Self::start_once().await;
+            if timeout(START_PATIENCE, nodes.work_together()).await.is_ok() {
+                return nodes;
+            }
+            println!("the nodes did not work together within {START_PATIENCE:?}; starting others");
+            for number in 1..=NODES {
+                let log = std::fs::read_to_string(nodes.dir.join(number.to_string()).join("node.log"));
+                let log = log.unwrap_or_else(|error| error.to_string());
+                let last: Vec<&str> = log.lines().rev().take(20).collect();
+                println!(
+                    "the last lines of {}, the latest first: {last:#?}",
+                    Self::name(number)
+                );
+            }
+        }
+        let nodes = Self::start_once().await;
+        nodes.work_together().await;
+        nodes
+    }
+
+    async fn start_once() -> Self {
         let [a, b] = rand::random::<[u8; 2]>();
         let net = [127, 78 + a % 100, b];
         let announced = |number| Ipv4Addr::new(net[0], net[1], net[2], number);
         let all: Vec<_> = (1..=NODES).flat_map(|n| [own(n), announced(n)]).collect();
         let port = cql::free_port(&all);
-        let dir = std::env::temp_dir().join(format!("qrelay-nodes-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("qrelay-nodes-{}-{port}", std::process::id()));
         let proxies = Arc::new(Proxies::default());
         for number in 1..=NODES {
             let name = Self::name(number);
@@ -82,16 +109,14 @@ impl Nodes {
             let options: Vec<&str> = options.iter().map(String::as_str).collect();
             cql::serve(&at, &options).1
         });
-        let nodes = Self {
+        Self {
             proxies,
             dir,
             port,
             net,
             starved: AtomicU32::new(0),
             _script: script.await.unwrap(),
-        };
-        nodes.work_together().await;
-        nodes
+        }
     }
 
     /// What the proxies call node `number`, counted from 1.

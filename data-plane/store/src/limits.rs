@@ -477,7 +477,8 @@ pub const CQL_PAGE_ROWS: i32 = 1000;
 pub const CQL_SCHEMA_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a process looks whether another one has finished changing the tables.
 pub const CQL_SCHEMA_POLL: Duration = Duration::from_millis(200);
-/// How long a table that is known to exist may be refused as missing: nodes make it known before they use it.
+/// How long a table that is known to exist may be refused as missing (nodes make it known before they use it), and a change
+/// of the schema may fail in a node that learns of another one.
 pub const CQL_SCHEMA_SEEN_WITHIN: Duration = Duration::from_secs(20);
 /// A process that changes tables and has not moved its beat for so long is dead: somewhat longer than one change takes.
 pub const CQL_SCHEMA_RUNNER_SILENT_AFTER: Duration = Duration::from_secs(75);

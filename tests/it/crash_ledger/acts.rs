@@ -11,10 +11,7 @@ use std::{
 
 use data_encoding::BASE64;
 use http::{Method, StatusCode};
-use qrelay_tests::{
-    api::Api,
-    receiver::{Arrival, Receiver},
-};
+use qrelay_tests::{api::Api, receiver::Receiver};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::{
@@ -79,18 +76,37 @@ impl Subscription {
 /// A retry that was answered.
 struct Retry {
     subscription: usize,
+    /// The delivery's.
+    path: String,
     event: String,
     asked: Instant,
+    /// The attempts that the answer told of: another one was asked for.
+    attempts: u64,
 }
 
 impl Retry {
-    /// Whether the event came after it was asked for, among what each subscription's receiver got.
-    fn is_made(&self, arrivals: &[Vec<Arrival>]) -> bool {
-        let mut later = arrivals[self.subscription]
+    /// The delivery while another attempt is due.
+    ///
+    /// It may have been under way when it was asked for: then it stands in the log as a later one. And when whoever made the
+    /// last one was killed before it was saved, the next one has its number: then it came since.
+    async fn due(&self, api: &Api, subscriptions: &[Subscription]) -> Option<Value> {
+        let arrivals = subscriptions[self.subscription].receiver.arrivals();
+        let came: Vec<_> = arrivals
             .iter()
-            .rev()
-            .take_while(|arrival| arrival.at >= self.asked);
-        later.any(|arrival| arrival.id == self.event)
+            .filter(|arrival| arrival.id == self.event)
+            .collect();
+        if came.iter().any(|arrival| arrival.at >= self.asked) {
+            return None;
+        }
+        let (status, delivery) = api.call(Method::GET, &self.path, None).await.unwrap();
+        if status.is_server_error() {
+            return Some(delivery);
+        }
+        assert_eq!(status, StatusCode::OK, "{delivery}");
+        let made = delivery["attempts"].as_u64().unwrap();
+        // Each of them had an answer of the receiver's, or was cut off with its process and is in no log.
+        let is_later = made > self.attempts && came.len() as u64 >= made;
+        (!is_later).then_some(delivery)
     }
 }
 
@@ -130,12 +146,10 @@ pub(crate) struct Acted {
 impl Acted {
     /// Waits until what was answered is done: as long as it changes within `stalled`.
     pub(crate) async fn settled(&self, stalled: Duration, api: &Api, subscriptions: &[Subscription]) {
-        settled(stalled, "every retry that was answered is made", async || {
-            let arrivals: Vec<_> = subscriptions.iter().map(|one| one.receiver.arrivals()).collect();
-            let due = self.retries.iter().filter(|retry| !retry.is_made(&arrivals));
-            Some(due.count()).filter(|due| *due > 0)
-        })
-        .await;
+        for retry in &self.retries {
+            let what = "every retry that was answered is made";
+            settled(stalled, what, async || retry.due(api, subscriptions).await).await;
+        }
         for replay in &self.replays {
             let what = "every replay that was answered comes to its end";
             settled(stalled, what, async || replay.under_way(api, subscriptions).await).await;
@@ -303,11 +317,13 @@ impl Tenant {
         let delivery = &deliveries[self.random.random_range(0..deliveries.len())];
         let path = format!("/v1/deliveries/{}/retry", delivery["id"].as_str().unwrap());
         let asked = Instant::now();
-        self.must(Method::POST, &path, &json!({})).await;
+        let answered = self.must(Method::POST, &path, &json!({})).await;
         self.acted.retries.push(Retry {
             subscription: which,
+            path: path.trim_end_matches("/retry").to_owned(),
             event: delivery["event_id"].as_str().unwrap().to_owned(),
             asked,
+            attempts: answered["attempts"].as_u64().unwrap(),
         });
     }
 }

@@ -27,7 +27,6 @@ use tokio::time::Instant;
 use super::{
     availability::{Watch, print_redirects, print_times},
     faults::harm,
-    nodes,
     open::open,
     processes::{CONTROL_PLANE, EDGE, Process, Processes},
     unused_keyspace,
@@ -59,7 +58,7 @@ async fn every_answered_scan_is_delivered_whatever_fails() {
     let seed = setting("QRELAY_TEST_SEED", SEED);
     println!("cluster ledger: {during:?}, seed {seed}");
     let begun = Instant::now();
-    let nodes = nodes().await;
+    let nodes = Nodes::start().await;
     println!("the nodes work together after {:?}", begun.elapsed());
     let dir = Kept(tempfile::tempdir().unwrap());
     let keyspace = make_keyspace(&nodes).await;

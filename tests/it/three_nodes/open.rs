@@ -10,9 +10,12 @@ use qrelay_store::{
     scylla::{OpenError, ScyllaConfig, ScyllaStore},
     store::{Log as _, StoreError},
 };
-use qrelay_tests::{nodes::NODES, wait_within};
+use qrelay_tests::{
+    nodes::{NODES, Nodes},
+    wait_within,
+};
 
-use super::{nodes, unused_keyspace};
+use super::unused_keyspace;
 
 /// How many processes.
 const PROCESSES: usize = 6;
@@ -49,7 +52,7 @@ async fn patiently<T>(ask: impl AsyncFn() -> Result<T, StoreError>) -> T {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs Cassandra: run by make test"]
 async fn processes_that_make_a_keyspace_at_once_through_different_nodes_agree_on_it() {
-    let nodes = nodes().await;
+    let nodes = Nodes::start().await;
     let keyspace = unused_keyspace();
     let configs: Vec<_> = (0..PROCESSES)
         .map(|process| {

@@ -56,10 +56,19 @@ pub(super) async fn apply(cql: &Cql, config: &ScyllaConfig) -> Result<InstallRow
     }
     // The same with the table.
     cql.settle().await?;
-    let mut runner = Runner::prepare_when_seen(cql, config).await?;
+    let until = Instant::now() + limits::CQL_SCHEMA_SEEN_WITHIN;
+    let mut runner = Runner::prepare_when_seen(cql, config, until).await?;
     let mut waited = false;
     loop {
-        match runner.step().await? {
+        let step = match runner.step().await {
+            // Asked through another node than the one that prepared it.
+            Err(OpenError::Store(StoreError::Corrupt(reason))) if Instant::now() < until => {
+                tracing::debug!(reason, "the table of the installation is not to be used yet");
+                ControlFlow::Continue(Step::Wait)
+            }
+            step => step?,
+        };
+        match step {
             ControlFlow::Break(row) => {
                 if waited {
                     cql.settle().await?;
@@ -141,8 +150,11 @@ struct Runner<'a> {
 impl<'a> Runner<'a> {
     /// As [`Self::prepare`]. A table that another process is just making can be read about before it can be used, and is
     /// then refused as one that does not exist.
-    async fn prepare_when_seen(cql: &'a Cql, config: &'a ScyllaConfig) -> Result<Self, OpenError> {
-        let until = Instant::now() + limits::CQL_SCHEMA_SEEN_WITHIN;
+    async fn prepare_when_seen(
+        cql: &'a Cql,
+        config: &'a ScyllaConfig,
+        until: Instant,
+    ) -> Result<Self, OpenError> {
         loop {
             match Self::prepare(cql, config).await {
                 Err(OpenError::Statement { reason, .. }) if Instant::now() < until => {

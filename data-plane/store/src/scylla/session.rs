@@ -24,6 +24,7 @@ use scylla::{
     },
 };
 use secrecy::ExposeSecret;
+use tokio::time::{Instant, sleep};
 
 use super::{OpenError, ScyllaConfig, decision::Decision, error::beginning};
 use crate::{
@@ -115,11 +116,24 @@ impl Cql {
         }
     }
 
-    /// Makes or changes a keyspace or a table, and waits until all nodes know it.
+    /// Makes or changes a keyspace or a table by a statement that may be repeated, and waits until all nodes know it.
     pub(super) async fn define(&self, statement: &str) -> Result<(), ExecutionError> {
         let mut statement = Statement::new(statement);
         statement.set_request_timeout(Some(limits::CQL_SCHEMA_TIMEOUT));
-        self.session.query_unpaged(statement, ()).await.map(drop)
+        let until = Instant::now() + limits::CQL_SCHEMA_SEEN_WITHIN;
+        loop {
+            match self.session.query_unpaged(statement.clone(), ()).await {
+                // A node that learns of another change meanwhile says so. It is not about ours.
+                Err(ExecutionError::LastAttemptError(RequestAttemptError::DbError(
+                    DbError::ServerError,
+                    reason,
+                ))) if Instant::now() < until => {
+                    tracing::debug!(reason, "a node failed to change the schema, and is asked again");
+                    sleep(limits::CQL_SCHEMA_POLL).await;
+                }
+                done => return done.map(drop),
+            }
+        }
     }
 
     /// Prepares a plain read or write.
@@ -381,7 +395,7 @@ impl Tries {
         }
         let pause = limits::CQL_RETRY_PAUSE * self.failed;
         tracing::debug!(%error, pause_ms = Duration::as_millis(&pause), "a statement failed and is repeated");
-        tokio::time::sleep(pause).await;
+        sleep(pause).await;
         Ok(())
     }
 }
