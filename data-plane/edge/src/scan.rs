@@ -15,7 +15,7 @@ use qrelay_store::limits::{ACCEPT_LANGUAGE_BYTES_MAX, QUERY_BYTES_MAX, REFERER_B
 use qrelay_store::model::IpPrivacy;
 use qrelay_store::record::ScanRecord;
 
-use crate::classify::{UserAgentFacts, Verdict, cut};
+use crate::classify::{self, UserAgentFacts, Verdict, cut};
 use crate::client_address::truncate;
 use crate::codes::CachedCode;
 use crate::geo::Place;
@@ -118,8 +118,11 @@ fn asks_for_privacy(head: &Parts) -> bool {
 }
 
 fn text_of(head: &Parts, name: HeaderName) -> Option<Cow<'_, str>> {
-    let value = head.headers.get(name)?.as_bytes().trim_ascii();
-    (!value.is_empty()).then(|| String::from_utf8_lossy(value))
+    let text = match classify::text_of(head.headers.get(name)?) {
+        Cow::Borrowed(text) => Cow::Borrowed(text.trim_ascii()),
+        Cow::Owned(text) => Cow::Owned(text.trim_ascii().to_owned()),
+    };
+    (!text.is_empty()).then_some(text)
 }
 
 fn cut_text(text: Cow<'_, str>, bytes_max: usize) -> Cow<'_, str> {

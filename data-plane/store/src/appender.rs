@@ -528,7 +528,9 @@ impl Lane {
 
 impl Open {
     fn seal(&mut self, partition: PartitionId, writer: WriterId) -> (Batch, Arc<Outcome>) {
-        let builder = std::mem::take(&mut self.builder);
+        // Batches of a busy time are alike.
+        let next = BatchBuilder::for_bytes(self.builder.bytes());
+        let builder = std::mem::replace(&mut self.builder, next);
         let batch = Batch {
             partition,
             writer,

@@ -5,6 +5,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds since the Unix epoch, UTC. Prints as RFC 3339 with `Z` and exactly three decimals.
@@ -53,7 +54,17 @@ impl Timestamp {
 
     /// The calendar month, UTC, as `YYYY-MM`.
     pub fn month(self) -> String {
-        self.to_string()[..7].to_owned()
+        let (year, month) = self.year_and_month();
+        format!("{year:04}-{month:02}")
+    }
+
+    /// The calendar year and month (from 1), UTC.
+    pub fn year_and_month(self) -> (u16, u8) {
+        let within = "invariant: a timestamp lies in the years 1970 to 9999";
+        let at = jiff::Timestamp::from_millisecond(self.0).expect(within);
+        let date = TimeZone::UTC.to_datetime(at).date();
+        let year = u16::try_from(date.year()).expect(within);
+        (year, u8::try_from(date.month()).expect(within))
     }
 }
 

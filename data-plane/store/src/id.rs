@@ -81,7 +81,10 @@ macro_rules! opaque_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}{}", $prefix, BASE32.encode_display(&self.0))
+                let mut text = [0; ($bytes * 8_usize).div_ceil(5)];
+                BASE32.encode_mut(&self.0, &mut text);
+                f.write_str($prefix)?;
+                f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
             }
         }
 

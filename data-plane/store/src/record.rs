@@ -9,7 +9,7 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     clock::Timestamp,
@@ -109,32 +109,46 @@ pub struct ScanRecord<'a> {
     /// What asked.
     pub classification: Classification,
     /// Why it was classified so.
+    #[serde(borrow)]
     pub classification_reason: Cow<'a, str>,
     /// `mobile`, `tablet`, `desktop`, …
+    #[serde(borrow, deserialize_with = "borrowed")]
     pub device_type: Option<Cow<'a, str>>,
     /// `iPhone`, …
+    #[serde(borrow, deserialize_with = "borrowed")]
     pub device_family: Option<Cow<'a, str>>,
     /// `iOS`, …
+    #[serde(borrow, deserialize_with = "borrowed")]
     pub os_family: Option<Cow<'a, str>>,
     /// `Safari`, …
+    #[serde(borrow, deserialize_with = "borrowed")]
     pub browser_family: Option<Cow<'a, str>>,
     /// ISO 3166-1 alpha-2.
+    #[serde(borrow, deserialize_with = "borrowed")]
     pub country: Option<Cow<'a, str>>,
     /// The first subdivision's name.
+    #[serde(borrow, deserialize_with = "borrowed")]
     pub region: Option<Cow<'a, str>>,
     /// The city's name.
+    #[serde(borrow, deserialize_with = "borrowed")]
     pub city: Option<Cow<'a, str>>,
     /// Without query and fragment.
+    #[serde(borrow, deserialize_with = "borrowed")]
     pub referer: Option<Cow<'a, str>>,
     /// At most 512 bytes.
+    #[serde(borrow, deserialize_with = "borrowed")]
     pub user_agent: Option<Cow<'a, str>>,
     /// The host that was asked.
+    #[serde(borrow, deserialize_with = "borrowed")]
     pub host: Option<Cow<'a, str>>,
     /// The query that the scan came with.
+    #[serde(borrow, deserialize_with = "borrowed")]
     pub query: Option<Cow<'a, str>>,
     /// What the client reads.
+    #[serde(borrow, deserialize_with = "borrowed")]
     pub accept_language: Option<Cow<'a, str>>,
     /// The truncated network of the client, where its tenant wants it.
+    #[serde(borrow, deserialize_with = "borrowed")]
     pub network: Option<Cow<'a, str>>,
 }
 
@@ -182,6 +196,12 @@ pub struct ConvertedScan<'a> {
     pub region: Option<Cow<'a, str>>,
     /// As in [`ScanRecord`].
     pub city: Option<Cow<'a, str>>,
+}
+
+/// A text that is not copied: serde borrows one only where it is not optional.
+fn borrowed<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'a, str>>, D::Error> {
+    let text = Option::<&'de str>::deserialize(deserializer)?;
+    Ok(text.map(Cow::Borrowed))
 }
 
 impl<'a> ConvertedScan<'a> {
@@ -344,14 +364,18 @@ pub struct BatchBuilder {
 
 impl Default for BatchBuilder {
     fn default() -> Self {
-        Self {
-            body: vec![0; CRC_BYTES],
-            count: 0,
-        }
+        Self::for_bytes(0)
     }
 }
 
 impl BatchBuilder {
+    /// With room for about so many bytes: growing copies what there is again and again.
+    pub fn for_bytes(bytes: usize) -> Self {
+        let mut body = Vec::with_capacity(bytes.max(CRC_BYTES));
+        body.extend([0; CRC_BYTES]);
+        Self { body, count: 0 }
+    }
+
     /// Records so far.
     pub fn count(&self) -> u16 {
         self.count

@@ -10,9 +10,10 @@ mod device;
 mod families;
 mod rules;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method};
 use moka::future::Cache;
 use tokio::sync::Semaphore;
 use tokio::task;
@@ -101,7 +102,7 @@ impl Classifier {
         let Some(value) = headers.get(http::header::USER_AGENT) else {
             return self.nobody.clone();
         };
-        let text = String::from_utf8_lossy(value.as_bytes());
+        let text = text_of(value);
         let text = cut(text.trim(), USER_AGENT_BYTES_MAX);
         if text.is_empty() {
             return self.nobody.clone();
@@ -192,15 +193,16 @@ pub(crate) fn classify(method: &Method, headers: &HeaderMap, facts: &UserAgentFa
 
 /// The headers by which browsers mark what they load before anybody asked for it.
 fn prefetch_reason(headers: &HeaderMap) -> Option<&'static str> {
-    const MARKS: [(&str, &str); 4] = [
-        ("sec-purpose", "prefetch: Sec-Purpose"),
-        ("purpose", "prefetch: Purpose"),
-        ("x-purpose", "prefetch: X-Purpose"),
-        ("x-moz", "prefetch: X-Moz"),
+    // Names that were read once: a text would be read at each look.
+    static MARKS: [(HeaderName, &str); 4] = [
+        (HeaderName::from_static("sec-purpose"), "prefetch: Sec-Purpose"),
+        (HeaderName::from_static("purpose"), "prefetch: Purpose"),
+        (HeaderName::from_static("x-purpose"), "prefetch: X-Purpose"),
+        (HeaderName::from_static("x-moz"), "prefetch: X-Moz"),
     ];
     MARKS
         .iter()
-        .find(|(name, _)| headers.get_all(*name).iter().any(is_speculative))
+        .find(|(name, _)| headers.get_all(name).iter().any(is_speculative))
         .map(|(_, reason)| *reason)
 }
 
@@ -214,6 +216,15 @@ fn is_speculative(value: &http::HeaderValue) -> bool {
                 .iter()
                 .any(|word| token.eq_ignore_ascii_case(word.as_bytes()))
         })
+}
+
+/// A header's value, with what is no text replaced.
+pub(crate) fn text_of(value: &http::HeaderValue) -> Cow<'_, str> {
+    // Nearly all are text, and finding out so is cheaper than looking for what is not.
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(value.as_bytes()),
+    }
 }
 
 /// At most `bytes_max` bytes of a text, cut between characters.

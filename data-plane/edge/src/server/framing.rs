@@ -30,9 +30,16 @@ impl FramingWatch {
     pub(crate) fn see(&mut self, mut bytes: &[u8]) -> Option<u64> {
         let mut found = None;
         while let Some(end) = memchr::memchr(b'\n', bytes) {
-            self.keep(&bytes[..end]);
-            found = found.or(self.end_line());
-            bytes = &bytes[end + 1..];
+            let (line, after) = (&bytes[..end], &bytes[end + 1..]);
+            let ended = if self.line_bytes == 0 {
+                self.end_line(line)
+            } else {
+                self.keep(line);
+                let (line, bytes) = (self.line, self.line_bytes);
+                self.end_line(&line[..bytes])
+            };
+            found = found.or(ended);
+            bytes = after;
         }
         self.keep(bytes);
         found
@@ -45,8 +52,8 @@ impl FramingWatch {
         self.line_bytes += take;
     }
 
-    fn end_line(&mut self) -> Option<u64> {
-        let line = &self.line[..self.line_bytes];
+    /// `line`: its beginning, if not all of it.
+    fn end_line(&mut self, line: &[u8]) -> Option<u64> {
         self.line_bytes = 0;
         if !matches!(line, b"" | b"\r") {
             self.lines += 1;
