@@ -11,6 +11,7 @@ mod finished_commands;
 mod guarded;
 mod half_rows;
 mod hot_endpoint;
+mod journal;
 mod large_tenants;
 mod open;
 mod races;
