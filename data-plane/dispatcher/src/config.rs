@@ -19,7 +19,7 @@ use crate::{
     identities::Identities,
     lease::LOOK_WAIT,
     membership::Membership,
-    owner::{self, Shard, answered},
+    owner::{self, Shard, Troubles, answered},
     payloads::Payloads,
     permits::Permits,
     secrets::{SecretOpener, Signers},
@@ -103,6 +103,7 @@ impl Config {
                 sender,
                 permits,
                 config: self,
+                troubles: Troubles::new(),
             }),
         }
     }

@@ -96,7 +96,7 @@ impl Actor {
         let commands = match commands {
             Ok(commands) => commands,
             Err(error) => {
-                tracing::warn!(partition = %self.partition, %error, "cannot read commands; trying again");
+                self.shard.troubles.commands(self.partition, &error);
                 return;
             }
         };

@@ -15,6 +15,7 @@ mod replays;
 mod retries;
 mod saving;
 mod skips;
+mod troubles;
 mod turns;
 
 #[cfg(test)]
@@ -55,6 +56,7 @@ use crate::{
 };
 
 use self::actor::{Actor, End};
+pub(crate) use self::troubles::Troubles;
 
 /// Pause between looks at a lease, and after a failure of the store.
 const LOOK_PERIOD: Duration = Duration::from_millis(500);
@@ -74,6 +76,7 @@ pub(crate) struct Shard {
     pub(crate) config: Config,
     pub(crate) filters: Filters,
     pub(crate) members: Membership,
+    pub(crate) troubles: Troubles,
 }
 
 impl Shard {
@@ -114,7 +117,7 @@ pub(crate) async fn own(shard: Arc<Shard>, partition: PartitionId, stop: Cancell
             Ok(Look::Asked) => pause = ASKED_LOOK_PERIOD,
             Ok(Look::Left) => {}
             Err(error) => {
-                tracing::warn!(%partition, %error, "cannot take the partition up; trying again");
+                shard.troubles.claim(partition, &error);
                 watch.forget();
             }
         }
@@ -172,7 +175,7 @@ async fn once(
     let loaded = tokio::select! {
         biased;
         loaded = load(shard, partition, epoch) => loaded?,
-        () = renewed(store, partition, &mut held) => None,
+        () = renewed(shard, partition, &mut held) => None,
     };
     let Some((ledger, tenants)) = loaded else {
         return Ok(Look::Ran(End::Fenced));
@@ -189,7 +192,8 @@ async fn once(
 
 /// Renews a lease while nothing else is saved. Ends only when it is lost. May be dropped at any time: what was sent
 /// last is then of unknown outcome, and moved the beat only.
-async fn renewed(store: &SharedStore, partition: PartitionId, held: &mut Held) {
+async fn renewed(shard: &Shard, partition: PartitionId, held: &mut Held) {
+    let store = &shard.store;
     loop {
         sleep_until(held.renew_at()).await;
         let sending = held.next(Instant::now());
@@ -205,7 +209,7 @@ async fn renewed(store: &SharedStore, partition: PartitionId, held: &mut Held) {
                 }
             }
             Err(error) => {
-                tracing::warn!(%partition, %error, "cannot renew a lease; trying again");
+                shard.troubles.renewal(partition, &error);
                 sleep(LOOK_PERIOD).await;
             }
         }

@@ -243,7 +243,7 @@ impl Actor {
                 Saved::Never
             }
             Answer::Sent(Err(error)) => {
-                tracing::warn!(partition = %self.partition, %error, "a save's outcome is unknown; finding out");
+                self.shard.troubles.save(self.partition, &error);
                 self.save_at = Instant::now() + AFTER_FAILURE;
                 self.held.answered(sending, None)
             }
