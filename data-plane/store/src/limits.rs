@@ -52,6 +52,10 @@ pub const GAP_AFTER: Duration = Duration::from_secs(600);
 pub const GAP_LOOK_MAX: u64 = 128 * 1024;
 /// Batch bytes that one read returns at most.
 pub const READ_BYTES_MAX: usize = 1024 * 1024;
+/// A process whose cluster cannot be used when it starts tries again after this, and then after ever longer pauses.
+pub const STORE_WAIT_FIRST: Duration = Duration::from_secs(1);
+/// The longest of these pauses: nobody waits much longer than the cluster takes to start.
+pub const STORE_WAIT_MAX: Duration = Duration::from_secs(15);
 /// Changes in one row of the configuration log.
 pub const CONFIG_CHANGES_PER_ROW: usize = 256;
 
@@ -254,7 +258,10 @@ pub const REPLAY_WINDOW: usize = 2048;
 /// Reads for replays under way at once, per partition: the live ones come first.
 pub const REPLAY_READS_MAX: usize = 2;
 /// Batches that one read for a replay brings, of at most [`BATCH_BYTES_MAX`] each.
-pub const REPLAY_BATCHES_PER_READ: usize = 8;
+pub const REPLAY_BATCHES_PER_READ: usize = 16;
+/// Of these, how many batches' deliveries are looked up at once: on a cluster each is a read of its own, of a few
+/// milliseconds, and a quiet code's scans are a batch each.
+pub const REPLAY_LOOKS_AT_ONCE: usize = 8;
 /// Requests a second of a replay at least: below that nobody waits for its end.
 pub const REPLAY_PER_SECOND_MIN: f64 = 0.01;
 /// Connecting to a receiver.

@@ -7,12 +7,16 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use qrelay_store::{
     checkpoint::{BatchKey, ReplayPosition, ReplayRange},
     id::{CommandId, ConfigSeq, PartitionId, ReplayId, Seq, WriterId},
-    limits::{BATCH_SPAN_MAX, CONFIG_CHANGES_PER_ROW, REPLAY_BATCHES_PER_READ, REPLAY_READS_MAX},
+    limits::{
+        BATCH_SPAN_MAX, CONFIG_CHANGES_PER_ROW, REPLAY_BATCHES_PER_READ, REPLAY_LOOKS_AT_ONCE,
+        REPLAY_READS_MAX,
+    },
     model::Endpoint,
-    store::{Batch, CommandResult, Result, StoreError},
+    store::{Batch, CommandResult, KnownDelivery, Result, StoreError},
 };
 use tokio::time::Instant;
 
@@ -199,13 +203,9 @@ impl Reading {
         }
         if steps.is_empty() {
             upto.config_read = true;
-            steps.push(ReplayStep {
-                seen: None,
-                known: Vec::new(),
-                upto,
-            });
+            steps.push((None, upto));
         }
-        Ok(steps)
+        self.with_known(shard, steps).await
     }
 
     async fn read_log(&self, shard: &Shard) -> Result<Vec<ReplayStep>> {
@@ -232,7 +232,7 @@ impl Reading {
             let seen = see(batch, PartitionId::TEST);
             steps.push(self.step(shard, seen, upto, &mut budget).await?);
             if budget.is_turn_over() && at + 1 < batches.len() {
-                return Ok(steps);
+                return self.with_known(shard, steps).await;
             }
         }
         let all_read = steps.len() == batches.len().min(REPLAY_BATCHES_PER_READ)
@@ -246,13 +246,9 @@ impl Reading {
                 Some(next) => (upto.partition, upto.log, upto.next) = (Some(next), None, None),
                 None => upto.log_read = true,
             }
-            steps.push(ReplayStep {
-                seen: None,
-                known: Vec::new(),
-                upto,
-            });
+            steps.push((None, upto));
         }
-        Ok(steps)
+        self.with_known(shard, steps).await
     }
 
     /// The partition that is walked after another one. A tenant's later ones come last, so that none is left out.
@@ -261,14 +257,14 @@ impl Reading {
         all.nth(1).copied()
     }
 
-    /// A batch with what of it is for the endpoint, and what became of that.
+    /// A batch with what of it is for the endpoint.
     async fn step(
         &self,
         shard: &Shard,
         mut seen: SeenBatch,
         upto: ReplayPosition,
         budget: &mut Budget,
-    ) -> Result<ReplayStep> {
+    ) -> Result<(Option<SeenBatch>, ReplayPosition)> {
         let (endpoint, range) = (&self.endpoint, &self.range);
         seen.events.retain(|event| {
             event.tenant == endpoint.tenant && (range.start..range.end).contains(&event.recorded_at)
@@ -282,20 +278,37 @@ impl Reading {
             .map_err(|error| StoreError::Unavailable(error.to_string()))?;
         let verdicts = std::mem::take(&mut seen.verdicts);
         seen.events.retain(|event| verdicts.is_for(event, endpoint));
-        let known = if seen.events.is_empty() {
-            Vec::new()
-        } else {
-            let stream = seen.stream;
-            shard
-                .store
-                .deliveries_of_batch(endpoint.id, stream.partition, stream.writer, seen.seq)
-                .await?
+        Ok((Some(seen), upto))
+    }
+
+    /// The batches with what became of their events: each is a read of its own, so several are made at once. In order.
+    async fn with_known(
+        &self,
+        shard: &Shard,
+        steps: Vec<(Option<SeenBatch>, ReplayPosition)>,
+    ) -> Result<Vec<ReplayStep>> {
+        let looks: Vec<_> = steps
+            .into_iter()
+            .map(|(seen, upto)| async move {
+                let known = self.known(shard, seen.as_ref()).await?;
+                Ok(ReplayStep { seen, known, upto })
+            })
+            .collect();
+        stream::iter(looks)
+            .buffered(REPLAY_LOOKS_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    async fn known(&self, shard: &Shard, seen: Option<&SeenBatch>) -> Result<Vec<KnownDelivery>> {
+        let Some(seen) = seen.filter(|seen| !seen.events.is_empty()) else {
+            return Ok(Vec::new());
         };
-        Ok(ReplayStep {
-            seen: Some(seen),
-            known,
-            upto,
-        })
+        let stream = seen.stream;
+        shard
+            .store
+            .deliveries_of_batch(self.endpoint.id, stream.partition, stream.writer, seen.seq)
+            .await
     }
 }
 

@@ -6,8 +6,9 @@ use qrelay_store::{
     Clock, Timestamp,
     checkpoint::{ReplayRange, ReplayRow, ReplayState, RowKey},
     clock::SystemClock,
+    fault::{Fault, Op},
     id::{CommandId, ReplayId},
-    limits::REPLAYS_UNDER_WAY_MAX,
+    limits::{REPLAY_LOOKS_AT_ONCE, REPLAYS_UNDER_WAY_MAX},
     model::{Endpoint, EndpointIntent, EventPattern},
     store::{
         Attempts, Command, CommandKind, CommandResult, Commands, DeliveryStatus, DeliverySummary, Leases,
@@ -85,6 +86,29 @@ pub(super) fn counts(ids: &[String]) -> HashMap<&str, usize> {
         *counts.entry(id.as_str()).or_default() += 1;
     }
     counts
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_became_of_several_batches_is_looked_up_at_once() {
+    let mut world = World::new().await;
+    let receiver = Receiver::ok().await;
+    let endpoint = world.endpoint(&receiver, |_| {}).await;
+    world.start();
+    for _ in 0..REPLAY_LOOKS_AT_ONCE {
+        world.scan(1).await;
+    }
+    all_over(&world, &endpoint, REPLAY_LOOKS_AT_ONCE).await;
+    world.store.break_all(Op::DeliveriesOfBatch, Fault::Stall);
+    let replay = ask(&world, &endpoint, all()).await;
+    let looks = u64::try_from(REPLAY_LOOKS_AT_ONCE).unwrap();
+    until("all looks are under way, and none has ended", async || {
+        world.store.calls(Op::DeliveriesOfBatch) >= looks
+    })
+    .await;
+    world.store.heal(Op::DeliveriesOfBatch);
+    let row = ends(&world, replay, ReplayState::Done).await;
+    assert_eq!((row.position.found, row.succeeded), (looks, looks));
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
