@@ -2,6 +2,8 @@
 
 use std::process::{Command, Stdio};
 
+use qrelay_tests::{http, server::Setup, wait_until};
+
 const ROLES: [&str; 3] = ["data-plane", "control-plane", "dispatcher"];
 
 /// Runs a command that is to refuse: its exit code and all that it said.
@@ -65,13 +67,28 @@ fn a_role_needs_what_it_cannot_make_and_is_given_nothing_else() {
     }
 }
 
-#[test]
-fn nodes_that_cannot_be_reached_are_named_with_their_flag() {
-    let listen = ["--edge-listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0"];
-    let (code, text) = refused(&[&["data-plane", "--scylla-nodes", "127.0.0.1:1"], &listen[..]].concat());
-    assert_eq!(code, Some(1), "{text}");
-    assert!(
-        text.contains("--scylla-nodes") && text.contains("127.0.0.1:1"),
-        "{text}"
-    );
+#[tokio::test]
+async fn a_role_waits_for_nodes_that_cannot_be_reached_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    for command in ["data-plane", "dispatcher"] {
+        let setup = Setup::new(super::BINARY, &dir.path().join(command))
+            .on_cluster("127.0.0.1:1", "qrelay")
+            .role(command);
+        let server = setup.spawn();
+        wait_until("it says what it waits for", async || {
+            let ready = http::get(server.ops(), "/readyz").await.ok()?;
+            assert_eq!(ready.status(), 503);
+            let text = String::from_utf8(ready.body().to_vec()).unwrap();
+            (text.contains("cannot connect") && text.contains("127.0.0.1:1")).then_some(())
+        })
+        .await;
+        let alive = http::get(server.ops(), "/healthz").await.unwrap();
+        assert_eq!(alive.status(), 200);
+        let log = server.log();
+        assert!(
+            log.contains("--scylla-nodes") && log.contains("trying again"),
+            "{log}"
+        );
+        server.stop().await;
+    }
 }

@@ -12,6 +12,7 @@
 //! Invariants: one batch in flight per partition; an acknowledged head covers all batches below it; a record is
 //! never in two batches.
 
+mod fenced;
 mod journaled;
 
 use std::{
@@ -90,9 +91,21 @@ struct Shared {
     /// Set by `close`: nothing new is taken, lanes drain.
     closing: CancellationToken,
     journal: Option<Journal>,
+    /// Of one that others may close.
+    fence: Option<fenced::Fence>,
     journaling: Seldom,
     journal_full: Seldom,
     not_shipped: Seldom,
+}
+
+/// How others learn that a writer is dead.
+enum Kind {
+    /// By a lock on all of the store, or never.
+    Plain,
+    /// By its journal's lock.
+    Journaled(Journal),
+    /// They make it so.
+    Fenced(fenced::Fence),
 }
 
 struct StoreHandle(SharedStore);
@@ -224,7 +237,35 @@ impl Appender {
     ) -> Result<Self> {
         let row = WriterRow::new(node, clock);
         store.register_writer(&row).await?;
-        Ok(Self::run(runtime, store, row.writer, heads_period, None))
+        Ok(Self::run(runtime, store, row.writer, heads_period, Kind::Plain))
+    }
+
+    /// [`Self::start_on`] for a writer that others may close once it is silent ([`fenced`]); there is no journal that would
+    /// prove it dead. Every append costs a read more.
+    ///
+    /// # Errors
+    /// When the store does not acknowledge the registration.
+    pub async fn start_fenced(
+        runtime: &Handle,
+        store: SharedStore,
+        clock: &SharedClock,
+        node: &str,
+        heads_period: Duration,
+    ) -> Result<Self> {
+        let settings = fenced::Settings {
+            clock: Arc::clone(clock),
+            node: node.to_owned(),
+            heads_period,
+        };
+        Self::fenceable(runtime, store, settings).await
+    }
+
+    async fn fenceable(runtime: &Handle, store: SharedStore, settings: fenced::Settings) -> Result<Self> {
+        let row = WriterRow::new(&settings.node, &settings.clock);
+        store.register_writer(&row).await?;
+        let period = settings.heads_period;
+        let kind = Kind::Fenced(fenced::Fence::new(settings));
+        Ok(Self::run(runtime, store, row.writer, period, kind))
     }
 
     /// [`Self::start_on`] with a journal. What earlier processes left in it is shipped beside the new writer, and they are closed.
@@ -243,7 +284,8 @@ impl Appender {
         let row = WriterRow::new(node, clock);
         journal.begin(&row, store.install()).await?;
         store.register_writer(&row).await?;
-        Ok(Self::run(runtime, store, row.writer, heads_period, Some(journal)))
+        let kind = Kind::Journaled(journal);
+        Ok(Self::run(runtime, store, row.writer, heads_period, kind))
     }
 
     fn run(
@@ -251,8 +293,13 @@ impl Appender {
         store: SharedStore,
         writer: WriterId,
         heads_period: Duration,
-        journal: Option<Journal>,
+        kind: Kind,
     ) -> Self {
+        let (journal, fence) = match kind {
+            Kind::Plain => (None, None),
+            Kind::Journaled(journal) => (Some(journal), None),
+            Kind::Fenced(fence) => (None, Some(fence)),
+        };
         let shared = Arc::new(Shared {
             store: StoreHandle(store),
             writer,
@@ -261,6 +308,7 @@ impl Appender {
             runtime: runtime.clone(),
             closing: CancellationToken::new(),
             journal,
+            fence,
             journaling: Seldom::new(TOLD),
             journal_full: Seldom::new(TOLD),
             not_shipped: Seldom::new(TOLD),
@@ -300,7 +348,7 @@ impl Appender {
             return Err(AppendError::Closing);
         }
         let lane = self.shared.lane(partition).ok_or(AppendError::Closing)?;
-        if lane.failing.load(Ordering::Acquire) {
+        if lane.failing.load(Ordering::Acquire) || self.shared.is_fenced() {
             return Err(AppendError::Refused);
         }
         let pending = lane.take(self.shared.writer, at, record)?;
@@ -310,6 +358,11 @@ impl Appender {
 
     /// Whether some partition's appends are failing just now.
     pub fn is_failing(&self) -> bool {
+        if let Some(fence) = &self.shared.fence
+            && self.shared.is_fenced()
+        {
+            return fence.next().is_some_and(|next| next.is_failing());
+        }
         lock(&self.shared.partitions)
             .values()
             .any(|lane| lane.failing.load(Ordering::Acquire))
@@ -321,6 +374,14 @@ impl Appender {
     /// # Errors
     /// When the store does not acknowledge in time; nothing answered is lost by that.
     pub async fn close(&self, deadline: Instant) -> Result<(), AppendError> {
+        self.close_this(deadline).await?;
+        match self.shared.fence.as_ref().and_then(fenced::Fence::next) {
+            Some(next) => next.close_this(deadline).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn close_this(&self, deadline: Instant) -> Result<(), AppendError> {
         {
             let lanes = lock(&self.shared.partitions);
             // Under the lock, so that no lane is made that nobody waits for.
@@ -330,8 +391,12 @@ impl Appender {
         self.shared.tasks.close();
         tokio::time::timeout_at(deadline, async {
             self.shared.tasks.wait().await;
-            let last = self.shared.heads();
             let shared = &self.shared;
+            if shared.is_fenced() {
+                // Its end is for who fenced it to tell: what it was not told of may be below that, and read by others.
+                return Ok(());
+            }
+            let last = shared.heads();
             shared.store.0.close_writer(shared.writer, &last).await?;
             if let Some(journal) = &shared.journal
                 && let Err(error) = journal.end(shared.writer).await
@@ -566,7 +631,11 @@ async fn drain(shared: Arc<Shared>, lane: Arc<Lane>) {
             continue;
         }
         let (seq, count) = (batch.seq, batch.count);
-        append_until_acknowledged(&shared, &lane, batch, &outcome).await;
+        if !append_until_acknowledged(&shared, &lane, batch, &outcome).await {
+            // Nothing is acknowledged any more.
+            lane.fail_waiters(&outcome);
+            return;
+        }
         lane.set_failing(false);
         shared.acknowledge(&lane, seq);
         lane.crowd
@@ -576,9 +645,14 @@ async fn drain(shared: Arc<Shared>, lane: Arc<Lane>) {
     }
 }
 
-async fn append_until_acknowledged(shared: &Shared, lane: &Lane, batch: Batch, outcome: &Outcome) {
+/// False when the writer was fenced, and nothing is acknowledged any more.
+async fn append_until_acknowledged(shared: &Shared, lane: &Lane, batch: Batch, outcome: &Outcome) -> bool {
     let mut failures = 0_u64;
-    while let Err(error) = shared.store.0.append(batch.clone()).await {
+    let acknowledged = loop {
+        let error = match shared.append(batch.clone()).await {
+            Ok(acknowledged) => break acknowledged,
+            Err(error) => error,
+        };
         if failures == 0 {
             tracing::error!(%error, partition = %lane.partition, seq = %batch.seq, "cannot append; scans are refused until the store is back");
         }
@@ -586,10 +660,11 @@ async fn append_until_acknowledged(shared: &Shared, lane: &Lane, batch: Batch, o
         lane.fail_waiters(outcome);
         metrics::counter!("qrelay_append_failures_total").increment(1);
         sleep(limits::APPEND_RETRY_PAUSE).await;
-    }
-    if failures > 0 {
+    };
+    if failures > 0 && acknowledged {
         tracing::info!(partition = %lane.partition, seq = %batch.seq, failures, "the store takes events again");
     }
+    acknowledged
 }
 
 /// Publishes heads while they change, and a new beat at least every [`limits::BEAT_PERIOD`].
@@ -600,6 +675,9 @@ async fn publish_heads(shared: Arc<Shared>, period: Duration) {
             biased;
             () = shared.closing.cancelled() => return,
             () = sleep(period) => {}
+        }
+        if shared.is_fenced() {
+            return;
         }
         let heads = shared.heads();
         if heads == published && last.elapsed() < limits::BEAT_PERIOD {

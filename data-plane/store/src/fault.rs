@@ -63,6 +63,8 @@ pub enum Op {
     Append,
     PublishHeads,
     CloseWriter,
+    FenceWriter,
+    IsFenced,
     Writers,
     Read,
     Batch,
@@ -374,6 +376,8 @@ pass_on!(Log {
     Append: fn append(batch: Batch) -> Result<()>;
     PublishHeads: fn publish_heads(writer: WriterId, beat: u64, heads: &Heads) -> Result<()>;
     CloseWriter: fn close_writer(writer: WriterId, last: &Heads) -> Result<()>;
+    FenceWriter: fn fence_writer(writer: WriterId) -> Result<()>;
+    IsFenced: fn is_fenced(writer: WriterId) -> Result<bool>;
     Writers: fn writers() -> Result<Vec<WriterRow>>;
     Read: fn read(partition: PartitionId, writer: WriterId, after: Seq, through: Seq, max_bytes: usize) -> Result<Vec<Batch>>;
     Batch: fn batch(partition: PartitionId, writer: WriterId, seq: Seq) -> Result<Option<Batch>>;

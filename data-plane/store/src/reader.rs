@@ -10,7 +10,8 @@
 //! writer and is looked for again; after [`limits::GAP_AFTER`] it is reported as one [`Item::Gap`] up to the next
 //! batch that exists (as several, if that is very far). (On an exclusive store a missing beginning is retention's work, and reported at once: what was
 //! acknowledged there is seen at once.) A writer whose beat stands still for [`limits::WRITER_SILENT_AFTER`], on this reader's own
-//! monotonic clock, is read past its head to the end of its gap-free tail. A closed writer ends where it says.
+//! monotonic clock, is read past its head to the end of its gap-free tail, unless it is fenced. A closed writer ends where it
+//! says.
 //!
 //! Cancel-safe: a dropped future of `refresh` or `read` moves nothing.
 
@@ -264,7 +265,12 @@ impl PartitionReader {
             .map(|(w, t)| (*w, t.through))
             .collect();
         for (writer, after) in silent {
-            let tail = self.store.tail(self.partition, writer, after).await?;
+            let mut tail = self.store.tail(self.partition, writer, after).await?;
+            // Asked after the look: what is seen before a fence is at or below the writer's end. What comes later may not
+            // be, and that end is for its row to tell.
+            if tail > after && !self.store.exclusive() && self.store.is_fenced(writer).await? {
+                tail = after;
+            }
             let track = self
                 .tracks
                 .get_mut(&writer)
@@ -502,6 +508,30 @@ pub async fn close_dead_writers(store: &SharedStore, except: &[WriterId]) -> Res
         tracing::info!(writer = %row.writer, node = row.node, "closed the writer of a process that ended");
     }
     Ok(())
+}
+
+/// Closes a silent writer from outside: fences it and closes it where it ends then. Where that is; none when nobody knows the
+/// writer any more. Safe whether it lives or not, if it is one that asks
+/// ([`crate::appender::Appender::start_fenced`]): what it acknowledged is below that end, and it acknowledges nothing more.
+///
+/// # Errors
+/// When the store fails; repeating is harmless.
+pub async fn fence_and_close(store: &SharedStore, writer: WriterId) -> Result<Option<Heads>> {
+    store.fence_writer(writer).await?;
+    let row = async || {
+        let rows = store.writers().await?;
+        Ok::<_, crate::StoreError>(rows.into_iter().find(|row| row.writer == writer))
+    };
+    let Some(found) = row().await? else {
+        return Ok(None);
+    };
+    if found.closed.is_some() {
+        return Ok(found.closed);
+    }
+    let last = end_of(store, &found, &Heads::new()).await?;
+    store.close_writer(writer, &last).await?;
+    // Another may have been first, and seen more or less of what was on its way.
+    Ok(row().await?.and_then(|row| row.closed))
 }
 
 /// Where a dead writer ends, per partition: the end of the gap-free tail behind what its head and `known` say.

@@ -158,6 +158,14 @@ pub trait Log: Send + Sync {
     /// Closes a writer with the last batch of each partition. The first close wins; a repeated one is harmless.
     async fn close_writer(&self, writer: WriterId, last: &Heads) -> Result<()>;
 
+    /// Fences a registered writer, for good: whoever asks [`Log::is_fenced`] after this returned is told so. What a fenced
+    /// writer appends after that is not acknowledged, so others may close it. Only for writers that ask
+    /// ([`crate::appender::Appender::start_fenced`]). Repeating is harmless.
+    async fn fence_writer(&self, writer: WriterId) -> Result<()>;
+
+    /// Whether a writer was fenced.
+    async fn is_fenced(&self, writer: WriterId) -> Result<bool>;
+
     /// All writers that have not been expired, closed ones included, in order of id.
     async fn writers(&self) -> Result<Vec<WriterRow>>;
 

@@ -181,6 +181,11 @@ impl StartError {
         }
     }
 
+    /// Whether the same start may succeed in a while, without anybody changing anything.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::Cluster { source, .. } if source.may_pass())
+    }
+
     /// What to do next, where that is not said by the error.
     pub(crate) fn hint(&self) -> Option<String> {
         let expected = match self {

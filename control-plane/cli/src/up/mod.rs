@@ -29,6 +29,8 @@ mod signals;
 mod start;
 #[cfg(test)]
 mod start_tests;
+mod waiting;
+mod writers;
 
 use std::{
     io::{self, Write},

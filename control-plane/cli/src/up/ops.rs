@@ -98,9 +98,9 @@ pub(crate) trait Readiness: Send + Sync + 'static {
     fn obstacles(&self) -> Vec<String>;
 }
 
-/// Serves until `stop` is cancelled, and then ends the open connections.
+/// Serves until `stop` is cancelled, and then ends the open connections. When dropped, nothing new is answered.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     metrics: Metrics,
     readiness: Arc<dyn Readiness>,
     stop: CancellationToken,
@@ -257,7 +257,7 @@ mod tests {
         let tasks = TaskTracker::new();
         let readiness: Arc<dyn Readiness> = obstacles.clone();
         tasks.spawn(serve(
-            listener,
+            Arc::new(listener),
             Metrics::detached().unwrap(),
             readiness,
             stop.clone(),

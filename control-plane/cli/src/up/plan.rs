@@ -185,11 +185,6 @@ impl Plan {
     pub(super) fn seals(&self) -> bool {
         self.api.is_some() || self.dispatcher.is_some()
     }
-
-    /// Whether a role of it records events.
-    pub(super) fn records(&self) -> bool {
-        self.edge.is_some() || self.api.is_some()
-    }
 }
 
 /// Without an edge in the process, what short links begin with cannot be guessed.

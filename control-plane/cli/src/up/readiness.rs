@@ -5,22 +5,20 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use qrelay_store::appender::Appender;
-
-use super::ops::Readiness;
+use super::{ops::Readiness, writers::Writers};
 
 /// What stands in the way, if anything.
 pub(crate) struct Ready {
-    appender: Option<Appender>,
+    writers: Writers,
     stopping: AtomicBool,
     down: Mutex<Vec<&'static str>>,
 }
 
 impl Ready {
-    /// Ready, unless this writer is failing.
-    pub(crate) fn new(appender: Option<Appender>) -> Self {
+    /// Ready, unless one of these writers is failing.
+    pub(super) fn new(writers: Writers) -> Self {
         Self {
-            appender,
+            writers,
             stopping: AtomicBool::new(false),
             down: Mutex::default(),
         }
@@ -29,7 +27,7 @@ impl Ready {
     /// For tests of what needs no writer.
     #[cfg(test)]
     pub(crate) fn without_writer() -> Self {
-        Self::new(None)
+        Self::new(Writers::default())
     }
 
     /// The stop has begun: load balancers are to look elsewhere.
@@ -51,7 +49,7 @@ impl Ready {
         if self.stopping.load(Ordering::Relaxed) {
             reasons.push("the process is stopping".to_owned());
         }
-        if self.appender.as_ref().is_some_and(Appender::is_failing) {
+        if self.writers.are_failing() {
             reasons.push("the store does not take events".to_owned());
         }
         let down = self.down.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,18 +1,18 @@
 //! A process's roles while they run: watched, and stopped in order.
 //!
-//! The edge stops first, so that nothing new is answered; then the writer, so that all that was answered is acknowledged;
+//! The edge stops first, so that nothing new is answered; then the writers, so that all that was answered is acknowledged;
 //! then dispatcher and control plane, side by side; what was done beside them, and the store last.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use qrelay_store::{appender::Appender, store::SharedStore};
+use qrelay_store::store::SharedStore;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 
 use super::{
     edge_runtime::EdgeRuntime, error::StopError, opened::Opened, readiness::Ready, role::Role,
-    start::STOP_SHARE,
+    start::STOP_SHARE, writers::Writers,
 };
 
 /// The addresses that all roles in one process were bound to.
@@ -48,7 +48,7 @@ pub(crate) struct Process {
     pub(crate) bound: Bound,
     pub(crate) public_url: Option<Url>,
     pub(super) drain_deadline: Duration,
-    pub(super) appender: Option<Appender>,
+    pub(super) writers: Writers,
     pub(super) edge: Option<Role>,
     pub(super) api: Option<Role>,
     pub(super) dispatcher: Option<Role>,
@@ -81,10 +81,7 @@ impl Process {
         self.ready.stopping();
         let mut late = Vec::new();
         late.extend(stop(self.edge, half).await);
-        let closed = match &self.appender {
-            Some(appender) => appender.close(deadline).await,
-            None => Ok(()),
-        };
+        let closed = self.writers.close(deadline).await;
         let (dispatcher, api) = tokio::join!(stop(self.dispatcher, deadline), stop(self.api, deadline));
         late.extend(dispatcher);
         late.extend(api);
@@ -94,7 +91,7 @@ impl Process {
             late.push("background");
         }
         // All others who hold the store.
-        drop((self.ready, self.appender));
+        drop((self.ready, self.writers));
         drop_store(self.edge_runtime, self.store).await;
         match closed {
             Err(error) => Err(StopError::Writer(error)),

@@ -1,24 +1,24 @@
 //! Starts the roles of a process.
 //!
-//! Order of a start: the store (on a directory: its lock), keys, listeners, the writers of processes that are known to be
-//! dead, our writer, the roles.
+//! Order of a start: the store (on a directory: its lock; a cluster is waited for), keys, listeners, the writers of processes
+//! that are known to be dead, our writers, the roles.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use ipnet::IpNet;
 use qrelay_control::AdminKey;
 use qrelay_peers::{PeerServer, Teller, tell};
-use qrelay_store::{appender::Appender, journal::Journal, reader::close_dead_writers, seal::Sealer};
+use qrelay_store::seal::Sealer;
 use tokio::{net::TcpListener, runtime::Handle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 
 use super::{
     admin_key::AdminKeyTo,
-    config::{Config, ProcessConfig, TargetConfig},
+    config::{Config, StoreConfig, TargetConfig},
     edge_runtime::EdgeRuntime,
     error::StartError,
-    journal, keys,
+    keys,
     opened::Opened,
     ops::{self, Metrics},
     peers::PeerConfig,
@@ -27,10 +27,10 @@ use super::{
     role::Role,
     roles::{self, Ground, api, dispatcher, edge},
     running::{Addresses, Bound, Process, Running},
+    waiting,
+    writers::Writers,
 };
 
-/// How often changed heads are published.
-const HEADS_PERIOD: Duration = Duration::from_millis(50);
 /// Of a stop's time, what the writer, dispatcher and control plane have at least, however long the edge takes.
 pub(super) const STOP_SHARE: u32 = 2;
 
@@ -55,7 +55,7 @@ pub async fn start(config: Config, metrics: Metrics, show_to: AdminKeyTo) -> Res
 
 /// As [`start`], for the roles of a plan.
 pub(super) async fn begin(plan: Plan, metrics: Metrics, show_to: AdminKeyTo) -> Result<Process, StartError> {
-    let (store, ground) = Opened::open(&plan.store).await?;
+    let (store, ground, ops) = opened(&plan, &metrics).await?;
     let keys = Keys::obtain(&plan, &ground, show_to).await?;
     let edge_runtime = match &plan.edge {
         Some(_) => Some(EdgeRuntime::start().map_err(StartError::Threads)?),
@@ -63,33 +63,23 @@ pub(super) async fn begin(plan: Plan, metrics: Metrics, show_to: AdminKeyTo) -> 
     };
     let here = Handle::current();
     let scans = edge_runtime.as_ref().map_or(&here, EdgeRuntime::handle);
-    let listeners = Listeners::bind(&plan, scans)?;
+    let listeners = Listeners::bind(&plan, scans, ops)?;
     let bound = listeners.bound.clone();
     let public_url = public_url(&plan.targets, bound.edge);
     warn_of_exposure(&plan, &bound);
-    let appender = writer(&plan, &ground, scans).await?;
-    let built = Built::new(
-        &plan,
-        &ground,
-        appender.as_ref(),
-        keys,
-        (public_url.as_ref(), &bound),
-    )
-    .await?;
+    let writers = Writers::start(&plan, &ground, scans).await?;
+    let built = Built::new(&plan, &ground, &writers, keys, (public_url.as_ref(), &bound)).await?;
 
-    let ready = Arc::new(Ready::new(appender.clone()));
+    let ready = Arc::new(Ready::new(writers.clone()));
     let (background, background_stop) = (TaskTracker::new(), CancellationToken::new());
     keep_up(&plan, &store, &background, &background_stop);
     if let Some(peers) = &plan.peers {
         let me = advertised(&plan, &bound);
         hear_and_tell(peers, me, &ground, listeners.peer, &background, &background_stop);
     }
-    background.spawn(ops::serve(
-        listeners.ops,
-        metrics,
-        Arc::clone(&ready) as Arc<_>,
-        background_stop.clone(),
-    ));
+    let readiness = Arc::clone(&ready) as Arc<_>;
+    let answering = ops::serve(listeners.ops, metrics, readiness, background_stop.clone());
+    background.spawn(answering);
     let drain_deadline = plan.process.drain_deadline;
     let drain = drain_deadline / STOP_SHARE;
     Ok(Process {
@@ -105,13 +95,36 @@ pub(super) async fn begin(plan: Plan, metrics: Metrics, show_to: AdminKeyTo) -> 
         bound,
         public_url,
         drain_deadline,
-        appender,
+        writers,
         background,
         background_stop,
         ready,
         edge_runtime,
         store,
     })
+}
+
+/// The store, and the operations listener. That of a process on a cluster answers while the cluster is waited for. A directory
+/// comes first: two processes on one are told that.
+async fn opened(
+    plan: &Plan,
+    metrics: &Metrics,
+) -> Result<(Opened, Ground, (Arc<TcpListener>, SocketAddr)), StartError> {
+    let listen = || {
+        let (listener, bound) = roles::listen("ops", plan.process.ops_listen)?;
+        Ok::<_, StartError>((Arc::new(listener), bound))
+    };
+    match &plan.store {
+        StoreConfig::Embedded(_) => {
+            let (store, ground) = Opened::open(&plan.store).await?;
+            Ok((store, ground, listen()?))
+        }
+        StoreConfig::Cluster(_) => {
+            let (listener, bound) = listen()?;
+            let (store, ground) = waiting::open(&plan.store, metrics.clone(), &listener, bound).await?;
+            Ok((store, ground, (listener, bound)))
+        }
+    }
 }
 
 /// The keys that the roles of a plan need.
@@ -133,34 +146,6 @@ impl Keys {
             sealer,
         })
     }
-}
-
-/// The writer of what the roles record. Those of processes that are known to be dead are closed before, but for those whose
-/// journal is still to be shipped.
-async fn writer(plan: &Plan, ground: &Ground, scans: &Handle) -> Result<Option<Appender>, StartError> {
-    let config = plan.edge.as_ref().and_then(|edge| edge.journal.clone());
-    let directory = plan.store.directory();
-    let journal = journal::open(directory, config, &ground.store).await?;
-    if ground.store.exclusive() {
-        let left = journal.iter().flat_map(Journal::left);
-        let left: Vec<_> = left.map(|dead| dead.writer).collect();
-        close_dead_writers(&ground.store, &left).await?;
-    }
-    if !plan.records() {
-        return Ok(None);
-    }
-    let (store, clock) = (Arc::clone(&ground.store), &ground.clock);
-    let node = node(plan.command, &plan.process);
-    let Some(journal) = journal else {
-        let writer = Appender::start_on(scans, store, clock, &node, HEADS_PERIOD).await?;
-        return Ok(Some(writer));
-    };
-    let kept = journal.clone();
-    let writer = Appender::start_journaled(scans, store, clock, &node, HEADS_PERIOD, journal).await?;
-    if let Some(directory) = directory {
-        journal::note(directory, &kept, writer.writer()).await?;
-    }
-    Ok(Some(writer))
 }
 
 /// What is done for the store beside the roles: on a cluster that is the control planes' business.
@@ -214,13 +199,13 @@ impl Built {
     async fn new(
         plan: &Plan,
         ground: &Ground,
-        appender: Option<&Appender>,
+        writers: &Writers,
         keys: Keys,
         (public_url, bound): (Option<&Url>, &Bound),
     ) -> Result<Self, StartError> {
         let drain = plan.process.drain_deadline / STOP_SHARE;
         let mut built = Self::default();
-        if let (Some(config), Some(appender)) = (&plan.edge, appender) {
+        if let (Some(config), Some(appender)) = (&plan.edge, &writers.edge) {
             built.edge = Some(edge::build(config, ground, appender, drain / 2).await?);
         }
         let (Some(sealer), Some(public_url)) = (keys.sealer, public_url) else {
@@ -231,7 +216,7 @@ impl Built {
             .as_ref()
             .and_then(|config| config.egress_proxy.as_ref());
         let targets = roles::targets(&plan.targets, proxy, public_url, &bound.all());
-        if let (Some(config), Some(appender), Some(admin_key)) = (&plan.api, appender, keys.admin) {
+        if let (Some(config), Some(appender), Some(admin_key)) = (&plan.api, &writers.api, keys.admin) {
             let needs = api::Needs {
                 appender: appender.clone(),
                 admin_key,
@@ -258,13 +243,17 @@ struct Listeners {
     edge: Option<TcpListener>,
     api: Option<TcpListener>,
     peer: Option<TcpListener>,
-    ops: TcpListener,
+    ops: Arc<TcpListener>,
     bound: Bound,
 }
 
 impl Listeners {
-    /// The edge's is the edge's runtime's.
-    fn bind(plan: &Plan, scans: &Handle) -> Result<Self, StartError> {
+    /// The edge's is the edge's runtime's. `ops` is there already.
+    fn bind(
+        plan: &Plan,
+        scans: &Handle,
+        (ops, at_ops): (Arc<TcpListener>, SocketAddr),
+    ) -> Result<Self, StartError> {
         let bind = |flag, address: Option<SocketAddr>| match address {
             Some(address) => {
                 let (listener, bound) = roles::listen(flag, address)?;
@@ -278,7 +267,6 @@ impl Listeners {
         };
         let (api, at_api) = bind("api", plan.api.as_ref().map(|api| api.listen))?;
         let (peer, at_peer) = bind("peer", plan.peers.as_ref().and_then(|peers| peers.listen))?;
-        let (ops, at_ops) = roles::listen("ops", plan.process.ops_listen)?;
         let bound = Bound {
             edge: at_edge,
             api: at_api,
@@ -330,13 +318,4 @@ fn warn_of_exposure(plan: &Plan, bound: &Bound) {
             "webhooks may go to networks that are not public"
         );
     }
-}
-
-/// What this process is called where processes are listed.
-fn node(command: &str, config: &ProcessConfig) -> String {
-    let name = config.node_name.clone().unwrap_or_else(|| {
-        let system = rustix::system::uname();
-        system.nodename().to_string_lossy().into_owned()
-    });
-    format!("{name}/{command}/{}", std::process::id())
 }

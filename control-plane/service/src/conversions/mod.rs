@@ -12,13 +12,12 @@ use qrelay_store::{
     limits,
     model::{Code, Host, ShortLink, Tenant},
     record::{ConversionRecord, ConvertedScan, Record},
-    store::ConversionRow,
 };
 use sha2::{Digest, Sha256};
 use tonic::Status;
 
 pub(crate) use self::recorder::Recorder;
-use self::recorder::{RecordError, Recorded};
+use self::recorder::{RecordError, Recorded, Report};
 use crate::{
     api::Api,
     caller::Caller,
@@ -53,14 +52,12 @@ pub(crate) async fn create(
         properties: serde_json::Value::Object(properties).to_string().into(),
         scan,
     };
-    let row = ConversionRow {
+    let report = Report {
         record,
         body_hash: body_hash(given),
         partition: tenant.partition(code.id),
-        writer: api.conversions.writer(),
-        event: None,
     };
-    let recorded = api.conversions.record(row).await.map_err(refused)?;
+    let recorded = api.conversions.record(report).await.map_err(refused)?;
     show(api, recorded).await
 }
 

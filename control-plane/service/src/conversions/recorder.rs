@@ -1,8 +1,10 @@
 //! Records a conversion once, whatever happens on the way: see [`qrelay_store::store::Conversions`] for the order.
 //!
 //! Invariants: in this process one task at a time works on an external id; once the log has taken a record, its task
-//! goes on until the row is finished, whether the caller waits or not. So a row of this process's writer on
-//! which no task works was not taken by the log. Another writer's is looked for in its log once it is closed.
+//! goes on until the row is finished, whether the caller waits or not. So a row of this process's present writer on
+//! which no task works was not taken by the log. Another writer's is looked for in its log once it is closed. On a store that
+//! many share, one that is silent is closed from here: nobody else would. That writer may live and not know it: so nothing is
+//! finished, nor answered, before the store said that its writer was not fenced.
 
 use std::{
     collections::HashMap,
@@ -13,19 +15,22 @@ use std::{
 use qrelay_store::{
     StoreError,
     appender::{AppendError, Appender},
-    id::{EventAddress, Seq, TenantId, WriterId},
+    id::{EventAddress, PartitionId, Seq, TenantId, WriterId},
     limits,
+    reader::fence_and_close,
     record::{ConversionRecord, Record, decode_batch},
-    store::{ConversionRow, Heads, SharedStore},
+    store::{ConversionRow, Heads, SharedStore, WriterRow},
 };
 use tokio::{
     sync::{oneshot, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Batches read at once while an earlier process's record is looked for.
 const BATCHES_PER_READ: usize = 16;
+/// Writers that are watched at once for being silent: of processes that crashed since this one started.
+const WATCHED_MAX: usize = 256;
 
 /// A conversion that stands in the log.
 #[derive(Clone, PartialEq, Debug)]
@@ -54,6 +59,28 @@ pub(super) enum RecordError {
     Store(#[from] StoreError),
 }
 
+/// What is reported.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) record: ConversionRecord<'static>,
+    /// SHA-256 of the report's canonical encoding.
+    pub(super) body_hash: [u8; 32],
+    /// Where it is to be recorded.
+    pub(super) partition: PartitionId,
+}
+
+impl Report {
+    fn by(self, writer: WriterId) -> ConversionRow {
+        ConversionRow {
+            record: self.record,
+            body_hash: self.body_hash,
+            partition: self.partition,
+            writer,
+            event: None,
+        }
+    }
+}
+
 type Key = (TenantId, String);
 
 /// See the module's documentation. Cheap to clone.
@@ -65,6 +92,8 @@ struct Shared {
     appender: Appender,
     /// What tasks work on; the receiver ends with the task.
     under_way: Mutex<HashMap<Key, watch::Receiver<()>>>,
+    /// Other writers' beats, and since when they have been seen so.
+    beats: Mutex<HashMap<WriterId, (u64, Instant)>>,
     tasks: TaskTracker,
     /// Ends the tasks, when nobody can call any more.
     closed: CancellationToken,
@@ -91,6 +120,7 @@ impl Recorder {
             store,
             appender,
             under_way: Mutex::default(),
+            beats: Mutex::default(),
             tasks: TaskTracker::new(),
             closed: CancellationToken::new(),
         }))
@@ -101,14 +131,10 @@ impl Recorder {
         self.0.closed.cancel();
     }
 
-    /// Who appends here.
-    pub(super) fn writer(&self) -> WriterId {
-        self.0.appender.writer()
-    }
-
-    /// Records what `row` says, or finds that it was recorded. `row` is one of this process's writer, unfinished.
-    pub(super) async fn record(&self, row: ConversionRow) -> Result<Recorded, RecordError> {
-        let key = (row.record.tenant, row.record.external_id.clone().into_owned());
+    /// Records what a report says, or finds that it was recorded.
+    pub(super) async fn record(&self, report: Report) -> Result<Recorded, RecordError> {
+        let record = &report.record;
+        let key = (record.tenant, record.external_id.clone().into_owned());
         let turn = loop {
             let mut ends = match self.0.turn(&key)? {
                 Ok(turn) => break turn,
@@ -121,7 +147,7 @@ impl Recorder {
         };
         let (answer, answered) = oneshot::channel();
         let closed = self.0.closed.clone();
-        let work = async move { closed.run_until_cancelled(work(turn, row, answer)).await };
+        let work = async move { closed.run_until_cancelled(work(turn, report, answer)).await };
         self.0.tasks.spawn(work);
         answered.await.unwrap_or(Err(RecordError::UnderWay))
     }
@@ -129,8 +155,7 @@ impl Recorder {
 
 impl Shared {
     fn under_way(&self) -> MutexGuard<'_, HashMap<Key, watch::Receiver<()>>> {
-        // Nothing that holds this lock can panic half-way through a change.
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.under_way)
     }
 
     /// The turn on a key, or what ends when another's does.
@@ -193,7 +218,7 @@ impl Shared {
     async fn look_for(&self, row: &ConversionRow) -> Result<Option<EventAddress>, RecordError> {
         let writers = self.store.writers().await?;
         let last = match writers.into_iter().find(|known| known.writer == row.writer) {
-            Some(writer) => writer.closed.ok_or(RecordError::UnderWay)?,
+            Some(writer) => self.end_of(writer).await?,
             // Retention took it, and with it all that it wrote.
             None => Heads::new(),
         };
@@ -241,29 +266,72 @@ impl Shared {
         }
     }
 
-    /// Waits until what the log has taken stands there: it is appended until it is acknowledged.
-    async fn until_durable(&self, event: EventAddress) {
+    /// Where another writer ends. It is closed from here, if it is silent and no lock of anybody could prove it dead.
+    async fn end_of(&self, writer: WriterRow) -> Result<Heads, RecordError> {
+        if let Some(last) = writer.closed {
+            return Ok(last);
+        }
+        if self.store.exclusive() || !self.is_silent(&writer) {
+            return Err(RecordError::UnderWay);
+        }
+        let (id, node) = (writer.writer, writer.node);
+        tracing::warn!(writer = %id, node, "a process that was recording a conversion is not heard of any more; its writer is closed");
+        let last = fence_and_close(&self.store, id).await?;
+        lock(&self.beats).remove(&id);
+        Ok(last.unwrap_or_default())
+    }
+
+    /// Whether a writer's beat has stood still for long enough, on this process's own clock.
+    fn is_silent(&self, writer: &WriterRow) -> bool {
+        let (now, mut beats) = (Instant::now(), lock(&self.beats));
+        if beats.len() >= WATCHED_MAX {
+            beats.clear();
+        }
+        let (beat, since) = beats.entry(writer.writer).or_insert((writer.beat, now));
+        if *beat != writer.beat {
+            (*beat, *since) = (writer.beat, now);
+        }
+        now.duration_since(*since) >= limits::WRITER_SILENT_AFTER
+    }
+
+    /// Waits until it is known whether what the log has taken stands there for good: it is appended until it is
+    /// acknowledged, unless its writer was fenced.
+    async fn stands(&self, event: EventAddress) -> bool {
         loop {
-            if let Ok(Some(_)) = self.store.batch(event.partition, event.writer, event.seq).await {
-                return;
+            if let Ok(Some(stands)) = self.ask(event).await {
+                return stands;
             }
             sleep(limits::APPEND_RETRY_PAUSE).await;
         }
     }
+
+    async fn ask(&self, event: EventAddress) -> Result<Option<bool>, StoreError> {
+        let batch = self.store.batch(event.partition, event.writer, event.seq).await?;
+        // Asked after the look: what is there before a fence is below the writer's end.
+        if self.store.exclusive() || !self.store.is_fenced(event.writer).await? {
+            return Ok(batch.map(|_| true));
+        }
+        let last = fence_and_close(&self.store, event.writer).await?;
+        let last = last.and_then(|last| last.get(&event.partition).copied());
+        Ok(Some(last.is_some_and(|last| event.seq <= last)))
+    }
 }
 
 /// Does it all. Tells the caller as soon as the outcome is known, or known to be unknown for longer.
-async fn work(turn: Turn, row: ConversionRow, answer: Answer) {
+async fn work(turn: Turn, report: Report, answer: Answer) {
     let (shared, mut answer) = (&turn.shared, Some(answer));
+    let appender = match shared.appender.current().await {
+        Ok(appender) => appender,
+        Err(error) => return tell(&mut answer, Err(error.into())),
+    };
+    let row = report.by(appender.writer());
     let row = match shared.claim(row).await {
         Ok(Ok(row)) => row,
         Ok(Err(recorded)) => return tell(&mut answer, Ok(recorded)),
         Err(error) => return tell(&mut answer, Err(error)),
     };
     let (record, at) = (row.record.clone(), row.record.at);
-    let taken = shared
-        .appender
-        .append(row.partition, at, &Record::Conversion(row.record));
+    let taken = appender.append(row.partition, at, &Record::Conversion(row.record));
     let pending = match taken {
         Ok(pending) => pending,
         Err(error) => return tell(&mut answer, Err(error.into())),
@@ -271,7 +339,10 @@ async fn work(turn: Turn, row: ConversionRow, answer: Answer) {
     let event = pending.address();
     if let Err(error) = pending.durable().await {
         tell(&mut answer, Err(error.into()));
-        shared.until_durable(event).await;
+        if !shared.stands(event).await {
+            // Past its writer's end, and in nobody's log. The row is for the next report to take.
+            return;
+        }
     }
     let (tenant, external_id) = (record.tenant, &record.external_id);
     while let Err(error) = shared.store.finish_conversion(tenant, external_id, event).await {
@@ -280,6 +351,11 @@ async fn work(turn: Turn, row: ConversionRow, answer: Answer) {
         sleep(limits::APPEND_RETRY_PAUSE).await;
     }
     tell(&mut answer, Ok(Recorded { event, record }));
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that holds one of these locks can panic half-way through a change.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tells the caller, once. One that left is told nothing.

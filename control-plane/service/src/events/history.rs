@@ -6,7 +6,10 @@
 //! where to read on so that a batch given out in part is read again. Work per page is bounded: a page may be
 //! short, even empty, and still have a next one.
 
-use std::{cmp::Ordering, collections::BinaryHeap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BinaryHeap},
+};
 
 use qrelay_proto::v1 as pb;
 use qrelay_store::{
@@ -16,9 +19,10 @@ use qrelay_store::{
     limits,
     model::{ResourceId, Tenant},
     record::{Record, decode_batch},
-    store::{Batch, ConfigChange, SharedStore},
+    store::{Batch, ConfigChange, Heads, SharedStore},
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 use tonic::Status;
 
 use super::{
@@ -120,6 +124,8 @@ pub(super) struct History<'a> {
     candidates: BinaryHeap<Candidate>,
     reads: usize,
     bytes: usize,
+    /// Where closed writers end, once it was asked.
+    ends: OnceCell<BTreeMap<WriterId, Heads>>,
 }
 
 impl<'a> History<'a> {
@@ -181,6 +187,7 @@ impl<'a> History<'a> {
             candidates: BinaryHeap::new(),
             reads: 0,
             bytes: 0,
+            ends: OnceCell::new(),
         }
     }
 
@@ -208,10 +215,26 @@ impl<'a> History<'a> {
 
     async fn event(&self, candidate: Candidate) -> Result<Option<pb::Event>, StoreError> {
         let event = match candidate.found {
+            Found::Record(record) if self.is_past_the_end(&record, candidate.address).await? => None,
             Found::Record(record) => self.renderer.record(candidate.address, &record).await?,
             Found::Change(change) => self.renderer.change(candidate.address, &change).await?,
         };
         Ok(event.map(|event| to_proto(&event)))
+    }
+
+    /// Whether a record stands past the end of its writer, and so is none. On a store that many share, writers of conversions
+    /// may be closed by others while they live and append.
+    async fn is_past_the_end(&self, record: &Record<'_>, address: EventAddress) -> Result<bool, StoreError> {
+        if self.store.exclusive() || !matches!(record, Record::Conversion(_)) {
+            return Ok(false);
+        }
+        let ends = self.ends.get_or_try_init(async || {
+            let rows = self.store.writers().await?.into_iter();
+            let ends = rows.filter_map(|row| Some((row.writer, row.closed?)));
+            Ok::<_, StoreError>(ends.collect())
+        });
+        let end = ends.await?.get(&address.writer);
+        Ok(end.is_some_and(|end| end.get(&address.partition).is_none_or(|last| address.seq > *last)))
     }
 
     /// The latest event that was not given out.

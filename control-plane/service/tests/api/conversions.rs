@@ -6,12 +6,14 @@ use qrelay_store::{
     Timestamp,
     fault::Fault,
     fault::Op,
+    id::{PartitionId, Seq, WriterId},
+    limits,
     record::{Classification, Record, ScanRecord},
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::harness::{ADMIN, Answer, Api, code};
+use crate::harness::{ADMIN, Answer, Api, Setup, code};
 
 /// A tenant's key, and a code of it.
 struct Shop {
@@ -376,4 +378,156 @@ async fn a_report_that_the_log_takes_late_is_recorded_once() {
     let recorded = shop.recorded(&api).await;
     assert_eq!(recorded.len(), 1);
     assert_eq!(told.body["id"], recorded[0]["id"]);
+}
+
+// ---- Processes on a store that they share ----
+
+/// A control plane on a store that others use, too.
+async fn on_a_cluster() -> Api {
+    let setup = Setup {
+        shared: true,
+        ..Setup::default()
+    };
+    Api::start_with(setup).await
+}
+
+/// From now on nothing is heard of the process. What it is doing goes on, until that meets the store.
+fn falls_silent(api: &Api) {
+    for op in [Op::PublishHeads, Op::CloseWriter] {
+        api.faults.break_all(op, Fault::Unavailable);
+    }
+}
+
+/// Time passes: enough for who is not heard of to count as silent. No connection waits meanwhile.
+async fn silence_passes() {
+    tokio::time::pause();
+    tokio::time::advance(limits::WRITER_SILENT_AFTER + Duration::from_secs(1)).await;
+    tokio::time::resume();
+}
+
+/// Whether anything of a writer stands in the log.
+async fn has_appended(api: &Api, writer: WriterId) -> bool {
+    for partition in (0..api.store.install().partitions).map(PartitionId::new) {
+        if api.store.tail(partition, writer, Seq::ZERO).await.unwrap() > Seq::ZERO {
+            return true;
+        }
+    }
+    false
+}
+
+/// What others see of its writer's life.
+async fn beat(api: &Api) -> u64 {
+    let rows = api.store.writers().await.unwrap();
+    let row = rows.iter().find(|row| row.writer == api.appender.writer());
+    row.unwrap().beat
+}
+
+/// Reports until it is answered.
+async fn told(shop: &Shop, api: &Api, external_id: &str) -> Value {
+    loop {
+        let told = shop.report(api, shop.order(external_id)).await;
+        if told.status == 200 {
+            return told.body;
+        }
+        assert_eq!(told.status, 503, "{told:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Says that it is under way, and that for as long as it may be.
+async fn is_under_way(shop: &Shop, api: &Api, external_id: &str) {
+    for _ in 0..3 {
+        let waits = shop.report(api, shop.order(external_id)).await;
+        assert!(
+            waits.body.to_string().contains("CONVERSION_UNDER_WAY"),
+            "{waits:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_a_process_that_died_had_recorded_is_told_by_another() {
+    let dies = on_a_cluster().await;
+    let shop = Shop::of(&dies).await;
+    let next = dies.elsewhere().await;
+    dies.faults.break_all(Op::FinishConversion, Fault::Unavailable);
+    assert_eq!(shop.report(&dies, shop.order("order 1")).await.status, 503);
+    falls_silent(&dies);
+    dies.stop.cancel();
+    let recorded = shop.recorded(&next).await;
+    assert_eq!(recorded.len(), 1);
+    is_under_way(&shop, &next, "order 1").await;
+    silence_passes().await;
+    let first = told(&shop, &next, "order 1").await;
+    assert_eq!(first["id"], recorded[0]["id"]);
+    assert_eq!(shop.recorded(&next).await, recorded);
+}
+
+#[tokio::test]
+async fn what_a_process_that_died_had_not_recorded_is_recorded_by_another() {
+    let dies = on_a_cluster().await;
+    let shop = Shop::of(&dies).await;
+    let next = dies.elsewhere().await;
+    dies.faults.break_all(Op::Append, Fault::Unavailable);
+    assert_eq!(shop.report(&dies, shop.order("order 1")).await.status, 503);
+    falls_silent(&dies);
+    dies.stop.cancel();
+    is_under_way(&shop, &next, "order 1").await;
+    silence_passes().await;
+    let first = told(&shop, &next, "order 1").await;
+    assert_eq!(told(&shop, &next, "order 1").await, first);
+    let recorded = shop.recorded(&next).await;
+    assert_eq!(recorded.len(), 1);
+    assert_eq!(first["id"], recorded[0]["id"]);
+}
+
+#[tokio::test]
+async fn a_process_that_only_stood_still_records_nothing_beside_who_took_over() {
+    let stalls = on_a_cluster().await;
+    let shop = Shop::of(&stalls).await;
+    let other = stalls.elsewhere().await;
+    stalls.faults.break_all(Op::Append, Fault::Stall);
+    assert_eq!(shop.report(&stalls, shop.order("order 1")).await.status, 503);
+    falls_silent(&stalls);
+    is_under_way(&shop, &other, "order 1").await;
+    silence_passes().await;
+    let first = told(&shop, &other, "order 1").await;
+
+    // Its append arrives now.
+    let late = stalls.appender.writer();
+    stalls.faults.heal_all();
+    while !has_appended(&other, late).await {
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(told(&shop, &stalls, "order 1").await, first);
+    let second = told(&shop, &stalls, "order 2").await;
+    for api in [&stalls, &other] {
+        assert_eq!(told(&shop, api, "order 2").await, second);
+        let recorded = shop.recorded(api).await;
+        let ids: Vec<_> = recorded.iter().map(|event| &event["id"]).collect();
+        assert_eq!(ids, [&second["id"], &first["id"]]);
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    stalls.appender.close(deadline).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_process_that_lives_is_waited_for_however_long_it_takes() {
+    let works = on_a_cluster().await;
+    let shop = Shop::of(&works).await;
+    let other = works.elsewhere().await;
+    works.faults.break_all(Op::FinishConversion, Fault::Unavailable);
+    assert_eq!(shop.report(&works, shop.order("order 1")).await.status, 503);
+    is_under_way(&shop, &other, "order 1").await;
+    let before = beat(&works).await;
+    silence_passes().await;
+    while beat(&works).await == before {
+        sleep(Duration::from_millis(20)).await;
+    }
+    is_under_way(&shop, &other, "order 1").await;
+    works.faults.heal_all();
+    let first = told(&shop, &other, "order 1").await;
+    let recorded = shop.recorded(&other).await;
+    assert_eq!(recorded.len(), 1);
+    assert_eq!(first["id"], recorded[0]["id"]);
 }

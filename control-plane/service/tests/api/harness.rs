@@ -21,7 +21,10 @@ use qrelay_store::{
 use rustls::ServerConfig;
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::Handle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     Request, Status,
@@ -58,6 +61,8 @@ pub(crate) struct Api {
     pub(crate) tasks: TaskTracker,
     /// Makes the store fail.
     pub(crate) faults: Arc<FaultStore>,
+    /// What it fails in front of.
+    inner: SharedStore,
     pub(crate) dir: Arc<tempfile::TempDir>,
 }
 
@@ -72,6 +77,8 @@ pub(crate) struct Setup {
     pub(crate) clock: SharedClock,
     pub(crate) rates: Rates,
     pub(crate) tls: Option<Arc<ServerConfig>>,
+    /// Whether other processes may use the store.
+    pub(crate) shared: bool,
 }
 
 impl Default for Setup {
@@ -84,6 +91,7 @@ impl Default for Setup {
             clock: Arc::new(SystemClock),
             rates,
             tls: None,
+            shared: false,
         }
     }
 }
@@ -136,11 +144,17 @@ impl Api {
             partitions: 4,
             clock: Arc::clone(&setup.clock),
         };
-        let faults = FaultStore::new(SqliteStore::open(dir.path(), &options).unwrap());
-        Self::serve(setup, faults, Arc::new(dir)).await
+        let inner: SharedStore = SqliteStore::open(dir.path(), &options).unwrap();
+        let faults = FaultStore::new(Arc::clone(&inner));
+        faults.set_exclusive(!setup.shared);
+        Self::serve(setup, (inner, faults), Arc::new(dir)).await
     }
 
-    async fn serve(setup: Setup, faults: Arc<FaultStore>, dir: Arc<tempfile::TempDir>) -> Self {
+    async fn serve(
+        setup: Setup,
+        (inner, faults): (SharedStore, Arc<FaultStore>),
+        dir: Arc<tempfile::TempDir>,
+    ) -> Self {
         let store: SharedStore = faults.clone();
         let (keys, _) = MasterKeys::load_or_create(&dir.path().join("master.key")).unwrap();
         let resolver = ScriptedResolver::default()
@@ -149,7 +163,11 @@ impl Api {
             .with("inside.example.com", Ok(vec!["10.0.0.7".parse().unwrap()]))
             .with("down.example.com", Err(ResolveError::Timeout));
         let system: SharedClock = Arc::new(SystemClock);
-        let appender = Appender::start(store.clone(), &system, "test", Duration::from_millis(20)).await;
+        let (here, period) = (Handle::current(), Duration::from_millis(20));
+        let appender = match store.exclusive() {
+            true => Appender::start(store.clone(), &system, "test", period).await,
+            false => Appender::start_fenced(&here, store.clone(), &system, "test", period).await,
+        };
         let appender = appender.unwrap();
         let deps = Deps {
             store: Arc::clone(&store),
@@ -177,13 +195,23 @@ impl Api {
             stop,
             tasks,
             faults,
+            inner,
             dir,
         }
     }
 
     /// A second control plane on the same store.
     pub(crate) async fn again(&self) -> Self {
-        Self::serve(Setup::default(), Arc::clone(&self.faults), Arc::clone(&self.dir)).await
+        let store = (Arc::clone(&self.inner), Arc::clone(&self.faults));
+        Self::serve(Setup::default(), store, Arc::clone(&self.dir)).await
+    }
+
+    /// A control plane of another process, which shares nothing with this one but the store.
+    pub(crate) async fn elsewhere(&self) -> Self {
+        let faults = FaultStore::without_hints(Arc::clone(&self.inner));
+        faults.set_exclusive(false);
+        let store = (Arc::clone(&self.inner), faults);
+        Self::serve(Setup::default(), store, Arc::clone(&self.dir)).await
     }
 
     pub(crate) async fn channel(&self) -> Channel {

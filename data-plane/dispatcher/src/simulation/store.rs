@@ -118,6 +118,14 @@ impl Log for SimStore {
             .await
     }
 
+    async fn fence_writer(&self, _: WriterId) -> Result<()> {
+        unreachable!("nobody records conversions here")
+    }
+
+    async fn is_fenced(&self, _: WriterId) -> Result<bool> {
+        Ok(false)
+    }
+
     async fn writers(&self) -> Result<Vec<WriterRow>> {
         self.link
             .call("writers", |tables, _| Ok(tables.all_writers()))

@@ -190,6 +190,14 @@ impl Log for FakeStore {
         Ok(())
     }
 
+    async fn fence_writer(&self, _: WriterId) -> Result<()> {
+        unimplemented!()
+    }
+
+    async fn is_fenced(&self, _: WriterId) -> Result<bool> {
+        unimplemented!()
+    }
+
     async fn writers(&self) -> Result<Vec<WriterRow>> {
         unimplemented!()
     }

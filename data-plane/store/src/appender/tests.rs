@@ -86,7 +86,7 @@ impl Bench {
     }
 }
 
-fn scan(text: &str) -> Record<'_> {
+pub(super) fn scan(text: &str) -> Record<'_> {
     Record::Scan(ScanRecord {
         tenant: TenantId::from_bytes([1; 10]),
         code: CodeId::from_bytes([2; 10]),

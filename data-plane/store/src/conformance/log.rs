@@ -194,6 +194,22 @@ pub async fn the_first_close_of_a_writer_wins(store: &SharedStore) {
     assert_eq!(closed(two), None);
 }
 
+pub async fn a_fence_is_of_one_writer_and_for_good(store: &SharedStore) {
+    let (one, two) = (registered(store).await, registered(store).await);
+    assert!(!store.is_fenced(one).await.unwrap());
+    store.fence_writer(one).await.unwrap();
+    store.fence_writer(one).await.unwrap();
+    // It may not know of it yet.
+    store.append(batch(P, one, 1)).await.unwrap();
+    store.publish_heads(one, 1, &heads(1, 1)).await.unwrap();
+    store.register_writer(&writer_row(one)).await.unwrap();
+    assert!(store.is_fenced(one).await.unwrap());
+    store.close_writer(one, &heads(1, 0)).await.unwrap();
+    assert!(store.is_fenced(one).await.unwrap());
+    assert!(!store.is_fenced(two).await.unwrap());
+    assert!(!store.is_fenced(WriterId::random()).await.unwrap());
+}
+
 pub async fn a_writer_that_was_not_registered_cannot_publish(store: &SharedStore) {
     let stranger = WriterId::random();
     assert!(store.publish_heads(stranger, 1, &heads(1, 1)).await.is_err());

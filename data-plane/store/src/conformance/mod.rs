@@ -73,6 +73,7 @@ macro_rules! conformance_tests {
             partitions_and_writers_are_apart,
             heads_never_move_back,
             the_first_close_of_a_writer_wins,
+            a_fence_is_of_one_writer_and_for_good,
             a_writer_that_was_not_registered_cannot_publish,
             batches_are_paged_backwards_without_repeats,
             batches_are_paged_forwards_from_any_time,

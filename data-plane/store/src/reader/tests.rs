@@ -506,3 +506,36 @@ async fn a_dead_writers_first_batch_in_a_partition_of_a_tenants_own_is_within_it
     let rows = bench.store.writers().await.unwrap();
     assert_eq!(rows[0].closed, Some(Heads::from([(own, Seq::new(1))])));
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_a_fenced_writer_only_its_end_counts() {
+    let bench = Bench::silent().await;
+    bench.faults.set_exclusive(false);
+    let writer = registered(&bench.store).await;
+    bench.append(writer, &[1]).await;
+    bench.head(writer, 1).await;
+    let mut reader = bench.reader();
+    assert_eq!(turn(&mut reader).await, of(writer, &[1]));
+    sleep(limits::WRITER_SILENT_AFTER + WRITERS_PERIOD).await;
+    bench.append(writer, &[2]).await;
+    assert_eq!(turn(&mut reader).await, of(writer, &[2]), "it is silent");
+    bench.append(writer, &[3]).await;
+    bench.store.fence_writer(writer).await.unwrap();
+    for _ in 0..10 {
+        sleep(WRITERS_PERIOD).await;
+        assert_eq!(turn(&mut reader).await, of(writer, &[]));
+    }
+    let last = fence_and_close(&bench.store, writer).await.unwrap();
+    assert_eq!(last, Some(Heads::from([(P, Seq::new(3))])));
+    // It lives, and does not know yet.
+    bench.append(writer, &[4]).await;
+    assert_eq!(
+        fence_and_close(&bench.store, writer).await.unwrap(),
+        last,
+        "the first end stays"
+    );
+    sleep(WRITERS_PERIOD).await;
+    assert_eq!(turn(&mut reader).await, of(writer, &[3]));
+    sleep(limits::SILENT_PROBE_PAUSE_MAX).await;
+    assert_eq!(turn(&mut reader).await, of(writer, &[]));
+}

@@ -160,6 +160,17 @@ impl OpenError {
             source: Box::new(error),
         }
     }
+
+    /// Whether it may pass by itself: nodes that are starting, or cannot be reached just now. All else is for a person.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } => session_may_come(source),
+            // So Cassandra says while it cannot read its own table of logins.
+            Self::Login { reason, .. } => reason.contains("Unable to perform authentication"),
+            Self::Store(StoreError::Unavailable(_)) => true,
+            _ => false,
+        }
+    }
 }
 
 /// What the last node that was tried came to.
@@ -172,8 +183,104 @@ fn last_connection(error: &NewSessionError) -> Option<&ConnectionError> {
     }
 }
 
+fn session_may_come(error: &NewSessionError) -> bool {
+    match (error, last_connection(error)) {
+        (_, Some(ConnectionError::ConnectionSetupRequestError(request))) => setup_may_succeed(&request.error),
+        // A name that is not known yet: the nodes' machines are being started.
+        (NewSessionError::FailedToResolveAnyHostname(_) | NewSessionError::MetadataError(_), _) => true,
+        _ => false,
+    }
+}
+
+fn setup_may_succeed(error: &Setup) -> bool {
+    match error {
+        Setup::DbError(why, _) => !matches!(
+            why,
+            DbError::Unauthorized | DbError::SyntaxError | DbError::Invalid | DbError::ConfigError
+        ),
+        Setup::BrokenConnection(_) | Setup::UnableToAllocStreamId => true,
+        _ => false,
+    }
+}
+
 /// A statement's beginning, for an error's text.
 pub(super) fn beginning(statement: &str) -> String {
     let line: String = statement.split_whitespace().collect::<Vec<_>>().join(" ");
     line.chars().take(120).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::Arc};
+
+    use super::*;
+
+    fn connect(last_connection_error: ConnectionError) -> OpenError {
+        let broken = ConnectionPoolError::Broken {
+            last_connection_error,
+        };
+        OpenError::Connect {
+            nodes: vec!["db-1:9042".to_owned()],
+            source: Box::new(NewSessionError::MetadataError(broken.into())),
+        }
+    }
+
+    fn refused(reason: &str) -> OpenError {
+        OpenError::Login {
+            nodes: vec!["db-1:9042".to_owned()],
+            user: "qrelay".to_owned(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    #[test]
+    fn nodes_that_are_starting_are_waited_for_and_refusals_are_not() {
+        let io = |kind: io::ErrorKind| connect(ConnectionError::IoError(Arc::new(kind.into())));
+        let passing = [
+            io(io::ErrorKind::ConnectionRefused),
+            io(io::ErrorKind::HostUnreachable),
+            io(io::ErrorKind::ConnectionReset),
+            connect(ConnectionError::ConnectTimeout),
+            OpenError::Store(StoreError::Unavailable("two nodes are down".to_owned())),
+            OpenError::Connect {
+                nodes: Vec::new(),
+                source: Box::new(NewSessionError::FailedToResolveAnyHostname(vec![
+                    "db-1".to_owned(),
+                ])),
+            },
+        ];
+        for error in passing {
+            assert!(error.may_pass(), "{error:?}");
+        }
+        let lasting = [
+            OpenError::LoginNeeded { nodes: Vec::new() },
+            OpenError::Encrypt {
+                nodes: Vec::new(),
+                reason: "unknown issuer".to_owned(),
+            },
+            OpenError::Store(StoreError::Corrupt("damaged".to_owned())),
+            OpenError::NoSuchDatacenter {
+                wanted: "a".to_owned(),
+                found: vec!["b".to_owned()],
+            },
+            OpenError::NewerSchema {
+                keyspace: "qrelay".to_owned(),
+                found: 9,
+                known: 3,
+            },
+        ];
+        for error in lasting {
+            assert!(!error.may_pass(), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_password_is_not_tried_again_and_a_login_that_nobody_can_judge_is() {
+        assert!(refused("Unable to perform authentication: Cannot achieve consistency level").may_pass());
+        assert!(!refused("Provided username qrelay and/or password are incorrect").may_pass());
+        let setup = |why| Setup::DbError(why, "no".to_owned());
+        assert!(setup_may_succeed(&setup(DbError::Overloaded)));
+        assert!(setup_may_succeed(&setup(DbError::IsBootstrapping)));
+        assert!(!setup_may_succeed(&setup(DbError::Unauthorized)));
+    }
 }

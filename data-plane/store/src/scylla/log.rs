@@ -236,6 +236,14 @@ impl Log for ScyllaStore {
         self.close(writer, last).await
     }
 
+    async fn fence_writer(&self, writer: WriterId) -> Result<()> {
+        self.fence(writer).await
+    }
+
+    async fn is_fenced(&self, writer: WriterId) -> Result<bool> {
+        self.fenced(writer).await
+    }
+
     async fn writers(&self) -> Result<Vec<WriterRow>> {
         self.all_writers().await
     }

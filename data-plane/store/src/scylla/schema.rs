@@ -33,6 +33,7 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("schema/1/leases.cql"),
     ],
     &[include_str!("schema/2/own_partitions.cql")],
+    &[include_str!("schema/3/writer_fence.cql")],
 ];
 
 /// The version that this release needs.

@@ -2,7 +2,8 @@
 //!
 //! Who a writer is (`node`, `registered_at`) is claimed by a condition. Its beat and heads are then published by plain
 //! writes of the whole row, with this process's monotonic timestamps: only the writer's own process publishes, one
-//! row after the other. `final` is set once, by a condition, and by nothing else.
+//! row after the other. `final` is set once, by a condition, and by nothing else. A fence is a row in a table of its own, so
+//! that a writer which asks after every append reads one row and no more.
 
 use std::collections::HashMap;
 
@@ -30,6 +31,8 @@ pub(super) struct Statements {
     register: PreparedStatement,
     publish: PreparedStatement,
     close: PreparedStatement,
+    fence: PreparedStatement,
+    fenced: PreparedStatement,
     one: PreparedStatement,
     all: PreparedStatement,
 }
@@ -54,6 +57,12 @@ impl Statements {
                 .prepare_conditional(
                     "UPDATE writer USING TTL ? SET final = ? WHERE bucket = ? AND writer = ? IF final = NULL",
                 )
+                .await?,
+            fence: cql
+                .prepare("INSERT INTO writer_fence (writer) VALUES (?) USING TTL ?")
+                .await?,
+            fenced: cql
+                .prepare("SELECT writer FROM writer_fence WHERE writer = ?")
                 .await?,
             one: cql.prepare(&format!("{select} AND writer = ?")).await?,
             all: cql.prepare(select).await?,
@@ -159,6 +168,19 @@ impl ScyllaStore {
         }
         let values = (self.ttl, document(last)?, bucket(writer), int(writer.as_u64()));
         self.cql.decide(&self.writers.close, values).await.map(drop)
+    }
+
+    pub(super) async fn fence(&self, writer: WriterId) -> Result<()> {
+        let values = (int(writer.as_u64()), self.ttl);
+        self.cql.execute(&self.writers.fence, values).await
+    }
+
+    pub(super) async fn fenced(&self, writer: WriterId) -> Result<bool> {
+        let found: Option<(i64,)> = self
+            .cql
+            .row(&self.writers.fenced, (int(writer.as_u64()),))
+            .await?;
+        Ok(found.is_some())
     }
 
     pub(super) async fn all_writers(&self) -> Result<Vec<WriterRow>> {

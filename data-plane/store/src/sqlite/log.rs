@@ -64,6 +64,28 @@ impl Log for SqliteStore {
             .await
     }
 
+    async fn fence_writer(&self, writer: WriterId) -> Result<()> {
+        self.log_writer
+            .submit(Atomicity::OneStatement, move |connection| {
+                let fenced = connection
+                    .prepare_cached("UPDATE writer SET fenced = 1 WHERE writer = ?1")?
+                    .execute(params![int(writer.as_u64())])?;
+                known(writer, fenced)
+            })
+            .await
+    }
+
+    async fn is_fenced(&self, writer: WriterId) -> Result<bool> {
+        self.log_reads
+            .read(move |connection| {
+                let fenced = connection
+                    .prepare_cached("SELECT fenced FROM writer WHERE writer = ?1")?
+                    .query_row(params![int(writer.as_u64())], |row| row.get(0));
+                Ok(fenced.optional()?.unwrap_or(false))
+            })
+            .await
+    }
+
     async fn writers(&self) -> Result<Vec<WriterRow>> {
         self.log_reads.read(writers).await
     }

@@ -28,7 +28,7 @@ pub(super) struct Schema {
 pub(super) static LOG: Schema = Schema {
     file: "log.db",
     application_id: 0x7172_6C6C, // "qrll"
-    migrations: &[include_str!("schema/log-1.sql")],
+    migrations: &[include_str!("schema/log-1.sql"), include_str!("schema/log-2.sql")],
     install_sql: "SELECT install FROM belongs",
 };
 

@@ -2,7 +2,8 @@
 //!
 //! The log and these rows cannot be written as one. A row is claimed first, with all that will be recorded; the
 //! record is appended; then the row is finished with where it stands. A row that is not finished says which writer
-//! was to append it: once that writer is closed its log is final, and tells whether it did. So a crash at any point
+//! was to append it: once that writer is closed its log is final, and tells whether it did. Where nobody's lock proves a writer
+//! dead, others close it once it is silent ([`crate::reader::fence_and_close`]). So a crash at any point
 //! neither doubles nor loses what was reported, if it is reported again.
 
 use async_trait::async_trait;
