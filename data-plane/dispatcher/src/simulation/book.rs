@@ -2,58 +2,84 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
 };
 
 use qrelay_store::{
-    checkpoint::RowKind,
-    id::{EndpointId, EventAddress, OwnerId, PartitionId, Seq, TenantId, WriterId},
+    checkpoint::{RowKind, UsageCounts},
+    id::{EndpointId, EventAddress, PartitionId, Seq, TenantId, WriterId},
+    limits::GAP_AFTER,
+    model::{Endpoint, Ordering},
     reader::Item,
     store::{Batch, DeliveryStatus, Heads},
 };
 
-use super::{sim::Who, tables::Tables};
+use super::{
+    holders::Holders,
+    requests::Sent,
+    sim::{Millis, Who},
+    tables::{Key, Tables},
+};
 use crate::{
     checkpoint::{RunName, RunRow},
     cursor::{Cursor, Stream},
-    outstanding::{self, DoneMap},
+    outstanding::{self, DoneMap, Entry},
 };
 
 /// An event that a writer took.
 #[derive(Clone, Copy, Debug)]
-struct Taken {
+pub(super) struct Taken {
     tenant: TenantId,
     order: u64,
-    is_acknowledged: bool,
+    pub(super) is_acknowledged: bool,
 }
 
 /// An endpoint whose creation was answered.
 #[derive(Clone, Copy, Debug)]
-struct Created {
+pub(super) struct Created {
     tenant: TenantId,
-    home: PartitionId,
+    pub(super) home: PartitionId,
     order: u64,
+    pub(super) in_order: bool,
+    pub(super) concurrency: usize,
+    /// Requests that a second may have.
+    pub(super) a_second: Option<usize>,
 }
+
+/// Of what event is outstanding for which endpoint, and whether somebody else finishes it.
+pub(super) type Outstanding = (EndpointId, EventAddress, bool);
 
 /// See the module's documentation.
 #[derive(Default)]
 pub(super) struct Book {
     /// Counts what happens, so that before and after can be told.
     order: u64,
-    taken: BTreeMap<EventAddress, Taken>,
-    endpoints: BTreeMap<EndpointId, Created>,
+    /// When it happens.
+    pub(super) now: Millis,
+    pub(super) taken: BTreeMap<EventAddress, Taken>,
+    pub(super) endpoints: BTreeMap<EndpointId, Created>,
+    pub(super) holders: Holders,
+    /// Requests under way, by number, and when the last ones began.
+    pub(super) under_way: BTreeMap<u64, Sent>,
+    pub(super) begun_at: BTreeMap<EndpointId, Vec<Millis>>,
     /// Which bodies came, by endpoint and event, and how often.
-    received: BTreeMap<(EndpointId, EventAddress), (u64, usize)>,
+    pub(super) received: BTreeMap<(EndpointId, EventAddress), (u64, usize)>,
+    /// Batches that the store has lost, and since when.
+    pub(super) lost: BTreeMap<Key, Millis>,
     /// What readers brought, and how far they are.
     read: BTreeSet<EventAddress>,
     pub(super) positions: BTreeMap<PartitionId, BTreeMap<WriterId, Seq>>,
-    /// Writers, and who they are.
-    pub(super) writers: BTreeMap<WriterId, Who>,
+    /// Writers without a journal, and who they are.
+    writers: BTreeMap<WriterId, Who>,
     /// Where closed writers ended.
     finals: BTreeMap<WriterId, Heads>,
-    pub(super) owners: BTreeMap<Who, OwnerId>,
     /// Up to where all that was passed is recorded, and need not be judged again.
     judged: BTreeMap<EndpointId, Cursor>,
+    /// Up to where a checkpoint's usage was counted here, and how many scans that are.
+    counted: Cursor,
+    /// What chunks hold, which never changes.
+    chunks: BTreeMap<(PartitionId, String), Arc<Vec<Entry>>>,
+    passed: u64,
     /// What must not have happened.
     pub(super) violations: Vec<String>,
     pub(super) counts: Counts,
@@ -65,7 +91,12 @@ pub(super) struct Counts {
     pub(super) acknowledged: usize,
     pub(super) crashes: usize,
     pub(super) freezes: usize,
+    pub(super) cuts: usize,
     pub(super) claims: usize,
+    pub(super) taken_over: usize,
+    pub(super) released: usize,
+    pub(super) gaps: usize,
+    pub(super) journaled: usize,
     pub(super) saves: usize,
     pub(super) lost_saves: usize,
     pub(super) repeated: usize,
@@ -78,7 +109,12 @@ impl std::ops::AddAssign for Counts {
         self.acknowledged += other.acknowledged;
         self.crashes += other.crashes;
         self.freezes += other.freezes;
+        self.cuts += other.cuts;
         self.claims += other.claims;
+        self.taken_over += other.taken_over;
+        self.released += other.released;
+        self.gaps += other.gaps;
+        self.journaled += other.journaled;
         self.saves += other.saves;
         self.lost_saves += other.lost_saves;
         self.repeated += other.repeated;
@@ -88,7 +124,7 @@ impl std::ops::AddAssign for Counts {
 }
 
 impl Book {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.order += 1;
         self.order
     }
@@ -118,13 +154,26 @@ impl Book {
     }
 
     /// An endpoint's creation was answered.
-    pub(super) fn created(&mut self, endpoint: EndpointId, tenant: TenantId, home: PartitionId) {
-        let order = self.next();
-        let created = Created { tenant, home, order };
-        self.endpoints.insert(endpoint, created);
+    pub(super) fn created(&mut self, endpoint: &Endpoint) {
+        let most = |limit: qrelay_store::model::RateLimit| {
+            // Limits of the simulation are whole numbers.
+            let per_second = format!("{:.0}", limit.per_second)
+                .parse::<usize>()
+                .expect("small");
+            per_second + usize::try_from(limit.burst).expect("small")
+        };
+        let created = Created {
+            tenant: endpoint.tenant,
+            home: endpoint.home,
+            order: self.next(),
+            in_order: endpoint.ordering == Ordering::PerCode,
+            concurrency: usize::try_from(endpoint.max_concurrency).expect("small"),
+            a_second: endpoint.rate_limit.map(most),
+        };
+        self.endpoints.insert(endpoint.id, created);
     }
 
-    /// A process became a writer.
+    /// A process without a journal became a writer.
     pub(super) fn began(&mut self, who: Who, writer: WriterId) {
         self.writers.insert(writer, who);
     }
@@ -144,7 +193,7 @@ impl Book {
     pub(super) fn published(&mut self, tables: &Tables, writer: WriterId, heads: &Heads) {
         for (partition, head) in heads {
             let before = tables.head(writer, *partition);
-            if *head > before && tables.tail(*partition, writer, before) < *head {
+            if *head > before && tables.end(*partition, writer, before) < *head {
                 self.violated(format!(
                     "a head of writer {writer} is {head}, and not all up to it is there"
                 ));
@@ -167,11 +216,31 @@ impl Book {
         for item in items {
             match item {
                 Item::Batch(batch) => self.brought_batch(partition, batch),
-                Item::Gap { writer, from, .. } => {
-                    self.violated(format!("batch {from} of writer {writer} was given up as missing"));
-                }
+                Item::Gap {
+                    writer,
+                    from,
+                    through,
+                } => self.brought_gap(partition, *writer, (*from, *through)),
             }
         }
+    }
+
+    /// What the store has lost is given up, after it was looked for; nothing else is.
+    fn brought_gap(&mut self, partition: PartitionId, writer: WriterId, (from, through): (Seq, Seq)) {
+        self.counts.gaps += 1;
+        let patience = Millis::try_from(GAP_AFTER.as_millis()).expect("minutes");
+        let mut seq = from;
+        while seq <= through {
+            let lost = self.lost.get(&(partition, writer, seq)).copied();
+            if lost.is_none_or(|lost| self.now < lost + patience) {
+                self.violated(format!(
+                    "batch {seq} of writer {writer} was given up as missing, which was lost at {lost:?}"
+                ));
+            }
+            seq = seq.next();
+        }
+        let at = self.positions.entry(partition).or_default();
+        at.insert(writer, through);
     }
 
     fn brought_batch(&mut self, partition: PartitionId, batch: &Batch) {
@@ -196,7 +265,7 @@ impl Book {
         }
     }
 
-    fn is_one(&mut self, event: EventAddress) {
+    pub(super) fn is_one(&mut self, event: EventAddress) {
         if !self.taken.contains_key(&event) {
             self.violated(format!("{event:?} came and was never appended"));
         }
@@ -208,48 +277,11 @@ impl Book {
         answered
             .map(|(event, _)| *event)
             .filter(|event| !self.read.contains(event))
+            .filter(|event| {
+                let batch = (event.partition, event.writer, event.seq);
+                !self.lost.contains_key(&batch)
+            })
             .collect()
-    }
-
-    // ---- What receivers get ----
-
-    /// A request's first byte goes out.
-    pub(super) fn begun(&mut self, tables: &Tables, who: Who, endpoint: EndpointId) {
-        let Some(created) = self.endpoints.get(&endpoint) else {
-            return self.violated("a request goes to nobody's endpoint");
-        };
-        let owner = tables.leases.get(&created.home).and_then(|lease| lease.owner);
-        if owner != self.owners.get(&who).copied() {
-            self.violated(format!(
-                "process {who} begins a request while the lease is {owner:?}'s"
-            ));
-        }
-    }
-
-    /// A receiver took a webhook.
-    pub(super) fn received(&mut self, endpoint: EndpointId, event: EventAddress, body: &[u8]) {
-        self.is_one(event);
-        let mut hash = DefaultHasher::new();
-        body.hash(&mut hash);
-        let hash = hash.finish();
-        let (first, times) = self.received.entry((endpoint, event)).or_insert((hash, 0));
-        *times += 1;
-        let (is_same, is_repeated) = (*first == hash, *times > 1);
-        self.counts.repeated += usize::from(is_repeated);
-        if !is_same {
-            self.violated(format!("{event:?} came with other bytes"));
-        }
-    }
-
-    /// What was promised and did not come.
-    pub(super) fn undelivered(&self) -> Vec<(EndpointId, EventAddress)> {
-        let mut all = Vec::new();
-        for (event, taken) in self.taken.iter().filter(|(_, taken)| taken.is_acknowledged) {
-            let wanted = self.endpoints.iter().filter(|(_, created)| created.wants(taken));
-            let missing = wanted.filter(|(endpoint, _)| !self.received.contains_key(&(**endpoint, *event)));
-            all.extend(missing.map(|(endpoint, _)| (*endpoint, *event)));
-        }
-        all
     }
 
     /// No event that was never appended, or past the end of a closed writer, came since.
@@ -262,13 +294,13 @@ impl Book {
     /// A save was applied: who sent it has the lease, and no cursor has passed what is neither recorded nor outstanding.
     pub(super) fn saved(&mut self, tables: &Tables, partition: PartitionId, who: Who) {
         self.counts.saves += 1;
-        let owner = tables.leases.get(&partition).and_then(|lease| lease.owner);
-        if owner != self.owners.get(&who).copied() {
-            self.violated(format!(
-                "a save of process {who} was applied while the lease is {owner:?}'s"
-            ));
-        }
-        let outstanding = self.outstanding(tables, partition);
+        self.moved(partition, who);
+        let outstanding: BTreeSet<_> = self
+            .outstanding(tables, partition)
+            .into_iter()
+            .map(|(endpoint, event, _)| (endpoint, event))
+            .collect();
+        self.counts.chunks += usize::from(!outstanding.is_empty());
         let (mut shared, mut own) = (Cursor::default(), BTreeMap::new());
         for (key, row) in tables
             .checkpoint(partition)
@@ -281,6 +313,7 @@ impl Book {
             }
         }
         self.counts.own_runs += usize::from(!own.is_empty());
+        self.judge_usage(tables, partition, &shared);
         let homed: Vec<_> = self
             .endpoints
             .iter()
@@ -296,27 +329,57 @@ impl Book {
         }
     }
 
-    fn outstanding(
-        &mut self,
-        tables: &Tables,
-        partition: PartitionId,
-    ) -> BTreeSet<(EndpointId, EventAddress)> {
-        let mut outstanding = BTreeSet::new();
+    fn chunk(&mut self, tables: &Tables, name: &(PartitionId, String)) -> Option<Arc<Vec<Entry>>> {
+        let body = tables.chunks.get(name)?;
+        if let Some(known) = self.chunks.get(name) {
+            return Some(Arc::clone(known));
+        }
+        let entries = Arc::new(outstanding::decode(body).ok()?);
+        self.chunks.insert(name.clone(), Arc::clone(&entries));
+        Some(entries)
+    }
+
+    /// What a checkpoint has outstanding.
+    pub(super) fn outstanding(&mut self, tables: &Tables, partition: PartitionId) -> Vec<Outstanding> {
+        let mut outstanding = Vec::new();
         for (key, row) in tables
             .checkpoint(partition)
             .filter(|(key, _)| key.kind == RowKind::Chunk)
         {
-            let body = tables.chunks.get(&(partition, key.id.clone()));
-            let entries = body.and_then(|body| outstanding::decode(body).ok());
+            let entries = self.chunk(tables, &(partition, key.id.clone()));
             let (Some(entries), Ok(done)) = (entries, DoneMap::from_row(row)) else {
                 self.violated(format!("chunk {} is named and is not there", key.id));
                 continue;
             };
-            let open = (0_u16..).zip(entries).filter(|(index, _)| !done.is_done(*index));
-            outstanding.extend(open.map(|(_, entry)| (entry.endpoint, entry.event)));
+            let all = (0_u16..).zip(&*entries);
+            let open = all.filter(|(index, _)| !done.is_done(*index));
+            outstanding.extend(open.map(|(_, entry)| (entry.endpoint, entry.event, entry.abroad)));
         }
-        self.counts.chunks += usize::from(!outstanding.is_empty());
         outstanding
+    }
+
+    /// What was used is counted in the save that passes it: once, and at once.
+    fn judge_usage(&mut self, tables: &Tables, partition: PartitionId, shared: &Cursor) {
+        let own = shared.iter().filter(|(stream, _)| stream.partition == partition);
+        for (stream, through) in own {
+            let (known, last) = (self.counted.at(stream), (partition, stream.writer, through));
+            if known < through {
+                let first = (partition, stream.writer, known.next());
+                let passed = tables.log.range(first..=last);
+                self.passed += passed.map(|(_, batch)| u64::from(batch.count)).sum::<u64>();
+                self.counted.advance(stream, through);
+            }
+        }
+        let rows = tables.checkpoint(partition);
+        let usage = rows.filter(|(key, _)| key.kind == RowKind::Usage);
+        let counts = usage.map(|(_, row)| serde_json::from_str::<UsageCounts>(row).expect("counts"));
+        let counted: u64 = counts.map(|counts| counts.scans.iter().sum::<u64>()).sum();
+        if counted != self.passed {
+            let passed = self.passed;
+            self.violated(format!(
+                "a checkpoint counts {counted} scans, and its cursor has passed {passed}"
+            ));
+        }
     }
 
     fn judge(
@@ -363,7 +426,7 @@ impl Book {
 }
 
 impl Created {
-    fn wants(&self, taken: &Taken) -> bool {
+    pub(super) fn wants(&self, taken: &Taken) -> bool {
         self.tenant == taken.tenant && self.order < taken.order
     }
 }

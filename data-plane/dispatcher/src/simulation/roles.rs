@@ -10,6 +10,7 @@ use qrelay_store::{
     appender::Appender,
     clock::SharedClock,
     id::{CodeId, EndpointId, EventId, OwnerId, PartitionId, Seq, TenantId, WriterId},
+    journal::{Journal, JournalConfig, SimulatedDisk},
     limits::GATE_WAIT_MAX,
     model::{SecretRow, TlsClient},
     reader::{PartitionReader, end_of},
@@ -18,12 +19,14 @@ use qrelay_store::{
 };
 use secrecy::SecretSlice;
 use tokio::{
+    runtime::Handle,
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 
 use super::{
     process::Env,
+    requests::UnderWay,
     sim::{Link, pause},
     store::ids,
     world::OTHERS,
@@ -38,6 +41,8 @@ use crate::{
 const AFTER_FAILURE: Duration = Duration::from_millis(250);
 /// How long a writer that is asked to end tries to.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// How often changed heads are published.
+const HEADS_PERIOD: Duration = Duration::from_millis(50);
 
 /// A tenant, its code, the partition of both, and another one that its scans may be in.
 #[derive(Clone, Copy, Debug)]
@@ -52,15 +57,40 @@ pub(super) struct Account {
 pub(super) async fn write(env: Env, accounts: Vec<Account>) {
     let store: SharedStore = Arc::clone(&env.store) as SharedStore;
     let clock: SharedClock = Arc::clone(&env.clock) as SharedClock;
-    let heads_period = Duration::from_millis(50);
     let appender = loop {
-        match Appender::start(Arc::clone(&store), &clock, "simulated", heads_period).await {
+        match Appender::start(Arc::clone(&store), &clock, "simulated", HEADS_PERIOD).await {
             Ok(appender) => break appender,
             Err(_) => sleep(AFTER_FAILURE).await,
         }
     };
     env.link.sim.lock().book.began(env.link.who, appender.writer());
+    record_until_stopped(&env, &appender, &accounts).await;
+}
+
+/// The same with a journal: what an earlier process left in it is shipped meanwhile. As a process whose start fails, it ends
+/// then.
+pub(super) async fn write_journaled(env: Env, accounts: Vec<Account>, journal: JournalConfig) {
+    let store: SharedStore = Arc::clone(&env.store) as SharedStore;
+    let clock: SharedClock = Arc::clone(&env.clock) as SharedClock;
+    let (takes, fails) = (env.link.clone(), env.link.clone());
+    let disk = SimulatedDisk {
+        takes: Box::new(move || Duration::from_millis(takes.sim.lock().disk_takes())),
+        fails: Box::new(move || fails.sim.lock().disk_fails()),
+    };
+    let journal = Journal::open_simulated(journal, disk).expect("its directory is nobody else's");
+    let runtime = &Handle::current();
+    let started = Appender::start_journaled(runtime, store, &clock, "simulated", HEADS_PERIOD, journal);
+    match started.await {
+        Ok(appender) => record_until_stopped(&env, &appender, &accounts).await,
+        Err(_failed) => env.link.step("not started", false),
+    }
+}
+
+async fn record_until_stopped(env: &Env, appender: &Appender, accounts: &[Account]) {
     let mut waiting = JoinSet::new();
+    if accounts.is_empty() {
+        env.stop.cancelled().await;
+    }
     while !env.stop.is_cancelled() {
         let (idle, account, count) = {
             let dice = &mut env.link.sim.lock().dice;
@@ -73,7 +103,7 @@ pub(super) async fn write(env: Env, accounts: Vec<Account>) {
             () = pause(idle) => {}
         }
         for _ in 0..count {
-            record(&env, &appender, account, &mut waiting);
+            record(env, appender, account, &mut waiting);
         }
         while waiting.try_join_next().is_some() {}
     }
@@ -239,15 +269,12 @@ impl Stage for Receivers {
         };
         let begun_at = Instant::now();
         self.0.step("begin", true);
-        {
-            let inner = &mut *self.0.sim.lock();
-            inner.book.begun(&inner.tables, self.0.who, request.endpoint);
-        }
+        let id: EventId = request.headers["webhook-id"].to_str().unwrap().parse().unwrap();
+        let event = ids().event_address(id);
+        let _under_way = UnderWay::begin(&self.0, request.endpoint, event);
         pause(reply.there).await;
         if reply.is_taken {
             self.0.step("take", true);
-            let id: EventId = request.headers["webhook-id"].to_str().unwrap().parse().unwrap();
-            let event = ids().event_address(id);
             let book = &mut self.0.sim.lock().book;
             book.received(request.endpoint, event, &request.body);
         }

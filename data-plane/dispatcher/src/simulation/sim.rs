@@ -1,8 +1,8 @@
 //! What all processes of a simulation share: the store's tables, the way to them, and what is known of what happened.
 //!
 //! Each call to the store meets a fate that the seed decides: it is done, sooner or later; it is refused; it is done and
-//! its answer is lost; or it is on its way for long, is done whenever it arrives, also when its caller has given it up, is
-//! frozen or is dead.
+//! its answer is lost or late; or it is on its way for long, is done whenever it arrives, also when its caller has given it up,
+//! is frozen or is dead. A process may be cut off from the store while all others are not.
 
 use std::{
     collections::{BTreeMap, hash_map::DefaultHasher},
@@ -45,6 +45,8 @@ pub(super) struct Weather {
     pub(super) refused: u64,
     pub(super) lost: u64,
     pub(super) far: u64,
+    /// So many are done soon, and their answer is on its way for long.
+    pub(super) late: u64,
     /// For how long at most.
     pub(super) far_max: Millis,
     /// Until then everything that is sent stands still on its way.
@@ -52,7 +54,25 @@ pub(super) struct Weather {
     /// Of a thousand requests to receivers, so many fail; and how long one usually takes at most, each way.
     pub(super) receivers_fail: u64,
     pub(super) receivers_slow_max: Millis,
+    /// So many of a thousand connections take long.
+    pub(super) connects_slow: u64,
+    /// Of a thousand writes to a journal's disk, so many fail.
+    pub(super) disks_fail: u64,
 }
+
+/// How a process is cut off from the store.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Cut {
+    /// It is told so at once.
+    Refused,
+    /// Nothing arrives, and nothing is answered.
+    Silent,
+    /// What it sends arrives, and nothing is answered.
+    Answers,
+}
+
+/// A process whose calls all took less each way is not troubled by them.
+const CALM_MAX: Millis = 20;
 
 enum Fate {
     Near {
@@ -65,6 +85,9 @@ enum Fate {
     },
     Far {
         arrives: Millis,
+        patience: Millis,
+    },
+    Silent {
         patience: Millis,
     },
 }
@@ -83,6 +106,8 @@ pub(super) struct Inner {
     pub(super) tables: Tables,
     pub(super) book: Book,
     pub(super) weather: Weather,
+    /// Who is cut off, how, and until when.
+    pub(super) cuts: BTreeMap<Who, (Cut, Millis)>,
     steps: Vec<Step>,
     on_its_way: BTreeMap<(Millis, u64), OnItsWay>,
     calls: u64,
@@ -101,6 +126,7 @@ impl Sim {
             tables: Tables::default(),
             book: Book::default(),
             weather: Weather::default(),
+            cuts: BTreeMap::new(),
             steps: Vec::new(),
             on_its_way: BTreeMap::new(),
             calls: 0,
@@ -119,6 +145,7 @@ impl Sim {
             && entry.key().0 <= now
         {
             let ((at, _), OnItsWay { who, what, work }) = entry.remove_entry();
+            inner.book.now = at;
             let went_well = work(&mut inner.tables, &mut inner.book);
             inner.step(at, who, what, went_well);
         }
@@ -180,6 +207,19 @@ impl Inner {
         self.calls
     }
 
+    /// How long a journal's disk works on what it was asked.
+    pub(super) fn disk_takes(&mut self) -> Millis {
+        let longest = if self.dice.chance(50) { 2000 } else { 5 };
+        self.dice.below(longest)
+    }
+
+    /// Whether it fails to write.
+    pub(super) fn disk_fails(&mut self) -> bool {
+        self.book.counts.journaled += 1;
+        let fails = self.weather.disks_fail;
+        self.dice.chance(fails)
+    }
+
     /// What becomes of a request to a receiver.
     pub(super) fn reply(&mut self) -> Reply {
         let (weather, dice) = (self.weather, &mut self.dice);
@@ -193,8 +233,13 @@ impl Inner {
         };
         // An answer that never comes may be that of one who took it.
         let is_taken = status == Some(200) || (status.is_none() && dice.chance(500));
+        let longest = if dice.chance(weather.connects_slow) {
+            1900
+        } else {
+            20
+        };
         Reply {
-            connect: dice.below(20),
+            connect: dice.below(longest),
             there: dice.below(most + 1),
             back: dice.below(most + 1),
             status,
@@ -202,27 +247,57 @@ impl Inner {
         }
     }
 
-    fn fate(&mut self, now: Millis) -> Fate {
+    fn fate(&mut self, who: Who, now: Millis) -> Fate {
+        let (fate, trouble) = self.draw_fate(who, now);
+        if let Some(until) = trouble {
+            self.book.holders.troubled(who, until);
+        }
+        fate
+    }
+
+    /// What becomes of a call, and until when it fares ill, if it does.
+    fn draw_fate(&mut self, who: Who, now: Millis) -> (Fate, Option<Millis>) {
         let (weather, dice) = (self.weather, &mut self.dice);
         let patience = dice.between(1500, 5000);
+        if let Some((cut, _)) = self.cuts.get(&who).filter(|(_, until)| now < *until) {
+            let fate = match cut {
+                Cut::Refused => Fate::Refused {
+                    after: dice.below(20),
+                },
+                Cut::Silent => Fate::Silent { patience },
+                Cut::Answers => Fate::Near {
+                    before: dice.below(weather.slow_max + 1),
+                    after: patience,
+                    is_lost: true,
+                },
+            };
+            return (fate, Some(now + patience));
+        }
         if now < weather.stalled_until {
             let arrives = weather.stalled_until + dice.below(50);
-            return Fate::Far { arrives, patience };
+            return (Fate::Far { arrives, patience }, Some(arrives));
         }
         let drawn = dice.below(1000);
-        let after = dice.below(weather.slow_max + 1);
+        let mut after = dice.below(weather.slow_max + 1);
         if drawn < weather.refused {
-            return Fate::Refused { after };
+            return (Fate::Refused { after }, Some(now));
         }
         if drawn < weather.refused + weather.far {
             let arrives = now + dice.below(weather.far_max + 1);
-            return Fate::Far { arrives, patience };
+            return (Fate::Far { arrives, patience }, Some(arrives.max(now + patience)));
         }
-        Fate::Near {
+        let is_late = dice.chance(weather.late);
+        if is_late {
+            after = dice.below(weather.far_max + 1);
+        }
+        let is_lost = drawn < weather.refused + weather.far + weather.lost;
+        let is_ill = is_late || is_lost || weather.slow_max > CALM_MAX;
+        let fate = Fate::Near {
             before: dice.below(weather.slow_max + 1),
             after,
-            is_lost: drawn < weather.refused + weather.far + weather.lost,
-        }
+            is_lost,
+        };
+        (fate, is_ill.then_some(now + after))
     }
 }
 
@@ -253,7 +328,7 @@ impl Link {
         what: &'static str,
         work: impl FnOnce(&mut Tables, &mut Book) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let fate = self.sim.lock().fate(self.now());
+        let fate = self.sim.lock().fate(self.who, self.now());
         match fate {
             Fate::Refused { after } => {
                 pause(after).await;
@@ -270,6 +345,10 @@ impl Link {
                 if is_lost { Err(unavailable("lost")) } else { answer }
             }
             Fate::Far { arrives, patience } => self.send(what, work, arrives, patience).await,
+            Fate::Silent { patience } => {
+                pause(patience).await;
+                Err(unavailable("cut off"))
+            }
         }
     }
 
@@ -280,6 +359,7 @@ impl Link {
     ) -> Result<T> {
         let now = self.now();
         let inner = &mut *self.sim.lock();
+        inner.book.now = now;
         let answer = work(&mut inner.tables, &mut inner.book);
         inner.step(now, self.who, what, answer.is_ok());
         answer

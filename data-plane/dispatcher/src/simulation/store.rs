@@ -150,7 +150,9 @@ impl Log for SimStore {
     async fn batch(&self, partition: PartitionId, writer: WriterId, seq: Seq) -> Result<Option<Batch>> {
         self.link
             .call("batch", move |tables, _| {
-                Ok(tables.log.get(&(partition, writer, seq)).cloned())
+                let key = (partition, writer, seq);
+                let batch = tables.log.get(&key).filter(|_| !tables.hidden.contains(&key));
+                Ok(batch.cloned())
             })
             .await
     }
@@ -362,12 +364,16 @@ impl Leases for SimStore {
     }
 
     async fn claim(&self, partition: PartitionId, expected: Option<Fence>, new: &Lease) -> Result<Cas> {
-        let new = new.clone();
+        let (new, who, sent) = (new.clone(), self.link.who, self.link.now());
         self.link
             .call("claim", move |tables, book| {
                 let is_claim = new.owner.is_some();
                 let cas = tables.claim(partition, expected, new);
-                book.counts.claims += usize::from(is_claim && cas == Cas::Applied);
+                match (&cas, is_claim) {
+                    (Cas::Applied, true) => book.claimed(partition, who, sent),
+                    (Cas::Applied, false) => book.released(tables, partition, who),
+                    (Cas::Lost(_), _) => {}
+                }
                 Ok(cas)
             })
             .await

@@ -4,7 +4,10 @@
 //! Rows that a cluster keeps by their write timestamp (heads, members, attempts) carry the number of the call that wrote
 //! them, so that a late write changes nothing that a later call wrote.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use qrelay_store::{
@@ -21,10 +24,15 @@ use qrelay_store::{
 /// Numbers calls in the order in which they were begun.
 pub(super) type Stamp = u64;
 
+/// Names a batch.
+pub(super) type Key = (PartitionId, WriterId, Seq);
+
 /// See the module's documentation.
 #[derive(Default)]
 pub(super) struct Tables {
-    pub(super) log: BTreeMap<(PartitionId, WriterId, Seq), Batch>,
+    pub(super) log: BTreeMap<Key, Batch>,
+    /// Batches that are there and that nobody who looks finds.
+    pub(super) hidden: BTreeSet<Key>,
     pub(super) writers: BTreeMap<WriterId, (Stamp, WriterRow)>,
     pub(super) config: Vec<ConfigRow>,
     pub(super) tenants: BTreeMap<TenantId, Arc<Tenant>>,
@@ -88,7 +96,9 @@ impl Tables {
     fn batches(&self, partition: PartitionId, writer: WriterId, after: Seq) -> impl Iterator<Item = &Batch> {
         let from = (partition, writer, after.next());
         let last = (partition, writer, Seq::new(u64::MAX));
-        self.log.range(from..=last).map(|(_, batch)| batch)
+        let all = self.log.range(from..=last);
+        all.filter(|(key, _)| !self.hidden.contains(key))
+            .map(|(_, batch)| batch)
     }
 
     pub(super) fn read(
@@ -126,6 +136,15 @@ impl Tables {
                 break;
             }
             end = batch.seq;
+        }
+        end
+    }
+
+    /// The same, whatever nobody finds.
+    pub(super) fn end(&self, partition: PartitionId, writer: WriterId, after: Seq) -> Seq {
+        let mut end = after;
+        while self.log.contains_key(&(partition, writer, end.next())) {
+            end = end.next();
         }
         end
     }

@@ -8,20 +8,21 @@ use std::{
 
 use qrelay_store::{
     Timestamp,
-    id::{CodeId, EndpointId, EventAddress, OwnerId, PartitionId, TenantId, WriterId},
-    model::{
-        Code, CodeStatus, Durability, Endpoint, Host, IpPrivacy, Ordering, RateLimit, ResourceId, ShortLink,
-        Tenant, TenantStatus, UnrecordableScans,
-    },
+    id::{CodeId, EndpointId, EventAddress, OwnerId, PartitionId, Seq, TenantId, WriterId},
+    limits::GAP_AFTER,
+    model::{Ordering, RateLimit, ResourceId},
     seeded::{Dice, Ids},
     store::ConfigChange,
 };
 
 use super::{
     book::Counts,
+    edges::Edge,
     process::{Kind, Process},
     roles::{self, Account},
-    sim::{Millis, Sim, Step, Weather, Who},
+    rows::{a_code, a_tenant, an_endpoint},
+    sim::{Cut, Millis, Sim, Step, Weather, Who},
+    tables::Key,
 };
 
 /// What a simulation is of.
@@ -100,6 +101,9 @@ struct World {
     dead: Vec<Who>,
     accounts: Vec<Account>,
     endpoints: usize,
+    edges: Vec<Edge>,
+    /// Batches that are not found until then.
+    hidden: Vec<(Millis, Key)>,
     /// How rough it is: of each thing, so many a minute.
     rates: Rates,
 }
@@ -113,6 +117,11 @@ struct Rates {
     jumps: u64,
     starts: u64,
     gossip: u64,
+    cuts: u64,
+    holes: u64,
+    lies: u64,
+    /// Of a thousand holes so many stay.
+    losses: u64,
 }
 
 impl World {
@@ -126,7 +135,12 @@ impl World {
             jumps: dice.below(4),
             starts: dice.between(6, 60),
             gossip: dice.below(1000),
+            cuts: dice.below(7),
+            holes: dice.below(9),
+            lies: dice.below(9),
+            losses: if dice.chance(150) { 300 } else { 0 },
         };
+        let edges = (0..dice.below(3)).map(|_| Edge::new(&mut dice)).collect();
         let mut world = Self {
             scenario,
             sim: Sim::new(seed, scenario.partitions()),
@@ -137,6 +151,8 @@ impl World {
             dead: Vec::new(),
             accounts: Vec::new(),
             endpoints: 0,
+            edges,
+            hidden: Vec::new(),
             rates,
         };
         world.sim.lock().weather = world.weather();
@@ -157,10 +173,13 @@ impl World {
             refused: dice.below(30 * rough + 1),
             lost: dice.below(30 * rough + 1),
             far: dice.below(30 * rough + 1),
+            late: dice.below(30 * rough + 1),
             far_max: dice.between(100, 8000),
             stalled_until: 0,
             receivers_fail: dice.below(150 * rough + 1),
-            receivers_slow_max: [20, 200, 1500][usize::try_from(dice.below(3)).expect("few")],
+            receivers_slow_max: [20, 200, 2300][usize::try_from(dice.below(3)).expect("few")],
+            connects_slow: [0, 100, 400][usize::try_from(dice.below(3)).expect("few")],
+            disks_fail: dice.below(30 * rough + 1),
         }
     }
 
@@ -209,14 +228,23 @@ impl World {
         self.now = until;
         self.sim.deliver(until);
         self.gossip();
-        let dead = &mut self.dead;
-        self.processes.retain(|process| {
-            let is_over = process.is_over();
-            if is_over {
-                dead.push(process.who);
-            }
-            !is_over
-        });
+        self.reveal();
+        let (over, going_on) = std::mem::take(&mut self.processes)
+            .into_iter()
+            .partition(Process::is_over);
+        self.processes = going_on;
+        for process in over {
+            self.left(process.who);
+        }
+    }
+
+    /// A process is no more.
+    fn left(&mut self, who: Who) {
+        self.dead.push(who);
+        self.sim.lock().cuts.remove(&who);
+        for edge in self.edges.iter_mut().filter(|edge| edge.process == Some(who)) {
+            edge.process = None;
+        }
     }
 
     /// Processes tell each other what they know, and sometimes do not.
@@ -253,8 +281,14 @@ impl World {
         {
             let longest = if self.dice.chance(500) { 30_000 } else { 3000 };
             let until = self.now + self.dice.between(10, longest);
-            self.sim.lock().book.counts.freezes += 1;
-            self.processes[at].frozen_until = Some(until);
+            let process = &mut self.processes[at];
+            self.sim.lock().book.froze(process.who, until);
+            process.frozen_until = Some(until);
+        }
+        if self.happens(rates.cuts, length)
+            && let Some(at) = self.pick(&all)
+        {
+            self.cut(at);
         }
         if self.happens(rates.stops, length)
             && let Some(at) = self.pick(&all)
@@ -262,8 +296,10 @@ impl World {
             self.processes[at].stop();
         }
         if self.happens(rates.stalls, length) {
+            let inner = &mut *self.sim.lock();
             let until = self.now + self.dice.between(100, 15_000);
-            self.sim.lock().weather.stalled_until = until;
+            inner.weather.stalled_until = until.max(inner.weather.stalled_until);
+            inner.book.holders.stalled(self.now, until);
         }
         if self.happens(rates.jumps, length)
             && let Some(at) = self.pick(&all)
@@ -272,8 +308,82 @@ impl World {
             self.processes[at].set_wrong_by(wrong_by);
         }
         self.start_some(length);
+        if self.scenario == Scenario::Log && self.happens(rates.holes, length) {
+            self.hide();
+        }
+        if self.scenario == Scenario::Log && self.happens(rates.lies, length) {
+            self.lie();
+        }
         if self.scenario == Scenario::Delivery && self.endpoints < 5 && self.happens(6, length) {
             self.endpoint();
+        }
+    }
+
+    /// Cuts a process off from the store, and nobody else.
+    fn cut(&mut self, at: usize) {
+        let cut =
+            [Cut::Refused, Cut::Silent, Cut::Answers][usize::try_from(self.dice.below(3)).expect("few")];
+        let until = self.now + self.dice.between(500, 25_000);
+        let inner = &mut *self.sim.lock();
+        inner.book.counts.cuts += 1;
+        inner.cuts.insert(self.processes[at].who, (cut, until));
+    }
+
+    /// A batch that a published head covers, and that no reader brought, is not found for a while, or for ever.
+    fn hide(&mut self) {
+        let inner = &mut *self.sim.lock();
+        let (tables, book) = (&mut inner.tables, &mut inner.book);
+        let read = |(partition, writer, _): &Key| {
+            let at = book.positions.get(partition);
+            at.and_then(|at| at.get(writer).copied()).unwrap_or(Seq::ZERO)
+        };
+        let unread: Vec<Key> = tables
+            .log
+            .keys()
+            .filter(|key| key.2 <= tables.head(key.1, key.0) && key.2 > read(key))
+            .copied()
+            .collect();
+        let at = usize::try_from(self.dice.below(unread.len() as u64)).expect("few");
+        let Some(key) = unread.get(at).copied() else {
+            return;
+        };
+        tables.hidden.insert(key);
+        if self.dice.chance(self.rates.losses) {
+            book.lost.insert(key, self.now);
+        } else {
+            self.hidden.push((self.now + self.dice.between(300, 10_000), key));
+        }
+    }
+
+    fn reveal(&mut self) {
+        let now = self.now;
+        let (over, hidden) = std::mem::take(&mut self.hidden)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(until, _)| *until <= now);
+        self.hidden = hidden;
+        if !over.is_empty() {
+            let inner = &mut *self.sim.lock();
+            let lost = &inner.book.lost;
+            let found: Vec<Key> = over.into_iter().map(|(_, key)| key).collect();
+            for key in found.iter().filter(|key| !lost.contains_key(key)) {
+                inner.tables.hidden.remove(key);
+            }
+        }
+    }
+
+    /// Somebody tells a reader of batches that are not there.
+    fn lie(&mut self) {
+        let is_reader = |process: &&Process| process.kind == Kind::Reader;
+        let Some(reader) = self.processes.iter().find(is_reader) else {
+            return;
+        };
+        let inner = self.sim.lock();
+        let known: Vec<Key> = inner.tables.log.keys().copied().collect();
+        let at = usize::try_from(self.dice.below(known.len() as u64)).expect("few");
+        if let Some((partition, writer, _)) = known.get(at).copied() {
+            let end = inner.tables.end(partition, writer, Seq::ZERO);
+            let told = Seq::new(end.as_u64() + self.dice.between(1, 3));
+            reader.hints.partition(partition).publish_head(writer, told);
         }
     }
 
@@ -307,14 +417,10 @@ impl World {
         let wrong_by = if self.dice.chance(300) { self.wrong_by() } else { 0 };
         let (who, when) = ((self.started, kind), (self.now, wrong_by + ahead));
         let process = match kind {
-            Kind::Writer => {
-                let accounts = self.accounts.clone();
-                Process::start(&self.sim, who, when, |env| roles::write(env, accounts))
-            }
+            Kind::Writer => self.start_writer(who, when, self.accounts.clone()),
             Kind::Reader => Process::start(&self.sim, who, when, roles::read),
             Kind::Deliverer => {
                 let owner = OwnerId::random();
-                self.sim.lock().book.owners.insert(self.started, owner);
                 Process::start(&self.sim, who, when, |env| roles::deliver(env, owner))
             }
             Kind::Successor => {
@@ -328,15 +434,41 @@ impl World {
         self.processes.push(process);
     }
 
+    /// A writer, in the first directory that is nobody's, or without one.
+    fn start_writer(&mut self, who: (Who, Kind), when: (Millis, i64), accounts: Vec<Account>) -> Process {
+        let edge = self.edges.iter_mut().find(|edge| edge.process.is_none());
+        let Some(edge) = edge.filter(|_| accounts.is_empty() || self.dice.chance(700)) else {
+            return Process::start(&self.sim, who, when, |env| roles::write(env, accounts));
+        };
+        edge.process = Some(who.0);
+        let journal = edge.journal();
+        Process::start(&self.sim, who, when, |env| {
+            roles::write_journaled(env, accounts, journal)
+        })
+    }
+
+    /// Where a journal is nobody's, a process that records nothing ships what was left there.
+    fn ship_journals(&mut self) {
+        while self.edges.iter().any(|edge| edge.process.is_none()) {
+            self.started += 1;
+            let (who, when) = ((self.started, Kind::Writer), (self.now, 0));
+            let process = self.start_writer(who, when, Vec::new());
+            self.processes.push(process);
+        }
+    }
+
     fn dead_writers(&self) -> Vec<WriterId> {
         let is_dead = |who| self.dead.contains(&who);
         self.sim.lock().book.dead_writers(is_dead)
     }
 
     fn crash(&mut self, at: usize) {
-        let process = self.processes.swap_remove(at);
-        self.dead.push(process.who);
+        let who = self.processes.swap_remove(at).who;
         self.sim.lock().book.counts.crashes += 1;
+        let dice = &mut self.dice;
+        let edges = self.edges.iter_mut().filter(|edge| edge.process == Some(who));
+        edges.for_each(|edge| edge.crashed(dice));
+        self.left(who);
     }
 
     // ---- The registry ----
@@ -403,7 +535,7 @@ impl World {
             event: None,
             health: None,
         });
-        inner.book.created(endpoint.id, account.tenant, account.partition);
+        inner.book.created(&endpoint);
         inner.tables.endpoints.insert(endpoint.id, Arc::new(endpoint));
     }
 
@@ -414,11 +546,7 @@ impl World {
         if !self.is_well() {
             return;
         }
-        self.sim.lock().weather = Weather {
-            slow_max: 5,
-            receivers_slow_max: 20,
-            ..Weather::default()
-        };
+        self.clear_up();
         for at in (0..self.processes.len()).rev() {
             let process = &mut self.processes[at];
             process.frozen_until = process.frozen_until.map(|thaws| thaws.min(self.now));
@@ -433,17 +561,43 @@ impl World {
             Scenario::Log => self.start(Kind::Reader, 0),
             Scenario::Delivery => self.start(Kind::Deliverer, AHEAD),
         }
-        let (mut missing, mut until) = (self.missing(), self.now + HEALED_WITHIN);
+        let within = self.healed_within();
+        let (mut missing, mut until) = (self.missing(), self.now + within);
         while missing > 0 && self.now < until && self.is_well() {
+            self.ship_journals();
             (0..10).for_each(|_| self.pass(100));
             let fewer = self.missing();
             if fewer < missing {
-                (missing, until) = (fewer, self.now + HEALED_WITHIN);
+                (missing, until) = (fewer, self.now + within);
             }
         }
         self.judge_missing();
         if self.is_well() {
             self.stray();
+        }
+    }
+
+    fn clear_up(&mut self) {
+        {
+            let inner = &mut *self.sim.lock();
+            inner.weather = Weather {
+                slow_max: 5,
+                receivers_slow_max: 20,
+                ..Weather::default()
+            };
+            inner.cuts.clear();
+            inner.book.holders.healed(self.now);
+        }
+        let now = self.now;
+        self.hidden.iter_mut().for_each(|(until, _)| *until = now);
+        self.reveal();
+    }
+
+    /// What the store has lost is waited for.
+    fn healed_within(&self) -> Millis {
+        match self.sim.lock().book.lost.is_empty() {
+            true => HEALED_WITHIN,
+            false => HEALED_WITHIN + Millis::try_from(GAP_AFTER.as_millis()).expect("minutes"),
         }
     }
 
@@ -476,6 +630,8 @@ impl World {
 
     /// What stands in the log past the end of a closed writer is ignored.
     fn stray(&mut self) {
+        let writers = self.processes.iter().filter(|it| it.kind == Kind::Writer);
+        writers.for_each(Process::stop);
         while self.processes.iter().any(|process| process.kind == Kind::Writer) {
             self.pass(100);
         }
@@ -491,6 +647,8 @@ impl World {
         {
             self.pass(100);
         }
+        // Who reads has seen by then that they are closed.
+        (0..30).for_each(|_| self.pass(100));
         let mut strays = self.sim.lock().stray();
         strays.retain(|event| !self.sim.lock().book.came(*event));
         (0..50).for_each(|_| self.pass(100));
@@ -516,58 +674,5 @@ impl World {
             violations,
             counts: book.counts,
         }
-    }
-}
-
-fn a_tenant(id: TenantId, partition: PartitionId) -> Tenant {
-    Tenant {
-        id,
-        name: "t".into(),
-        status: TenantStatus::Active,
-        durability: Durability::Durable,
-        ip_privacy: IpPrivacy::Drop,
-        partitions: vec![partition],
-        created_at: Timestamp::EPOCH,
-        updated_at: Timestamp::EPOCH,
-        version: 1,
-        rate_limit: None,
-        unrecordable_scans: UnrecordableScans::Refuse,
-        retired: 0,
-        settling: 0,
-    }
-}
-
-fn a_code(id: CodeId, tenant: TenantId) -> Code {
-    Code {
-        id,
-        tenant,
-        link: ShortLink {
-            host: Host::default(),
-            short_id: "abc".into(),
-        },
-        name: "Poster".into(),
-        destination_url: "https://example.com/".into(),
-        status: CodeStatus::Active,
-        tags: Vec::new(),
-        campaign_id: String::new(),
-        owner_id: String::new(),
-        external_id: String::new(),
-        metadata: serde_json::Map::new(),
-        recipient: serde_json::Map::new(),
-        conversion_param: String::new(),
-        created_at: Timestamp::EPOCH,
-        updated_at: Timestamp::EPOCH,
-        version: 1,
-    }
-}
-
-fn an_endpoint(account: Account) -> Endpoint {
-    Endpoint {
-        id: EndpointId::random(),
-        tenant: account.tenant,
-        home: account.partition,
-        // Never given up, however long it fails.
-        retry_schedule_ms: vec![300; 10_000],
-        ..crate::fixture::endpoint(1)
     }
 }

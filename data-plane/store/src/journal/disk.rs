@@ -93,30 +93,35 @@ impl Disk {
         self.measure();
         let mut group = Vec::new();
         while jobs.blocking_recv_many(&mut group, limits::JOURNAL_GROUP_MAX) > 0 {
-            let mut writes = Vec::new();
-            for job in group.drain(..) {
-                match job {
-                    Job::Write { batch, reply } => writes.push((batch, reply)),
-                    Job::Begin { marker, reply } => {
-                        self.writer = Some(marker.writer);
-                        // Who asked may have gone.
-                        drop(reply.send(marker.write(&self.dir)));
-                    }
-                    Job::Adopt {
-                        segment,
-                        unresolved,
-                        damaged,
-                    } => self.adopt(segment, unresolved, damaged),
-                    Job::Resolved(positions) => self.resolve(&positions),
-                    Job::Damaged(segment) => self.note_damage(segment),
-                    Job::End { writer, reply } => drop(reply.send(self.end(writer))),
-                }
-            }
-            if !writes.is_empty() {
-                self.write(writes);
-            }
-            self.measure();
+            self.work(&mut group);
         }
+    }
+
+    /// Does what was asked, all writes with one sync.
+    pub(super) fn work(&mut self, group: &mut Vec<Job>) {
+        let mut writes = Vec::new();
+        for job in group.drain(..) {
+            match job {
+                Job::Write { batch, reply } => writes.push((batch, reply)),
+                Job::Begin { marker, reply } => {
+                    self.writer = Some(marker.writer);
+                    // Who asked may have gone.
+                    drop(reply.send(marker.write(&self.dir)));
+                }
+                Job::Adopt {
+                    segment,
+                    unresolved,
+                    damaged,
+                } => self.adopt(segment, unresolved, damaged),
+                Job::Resolved(positions) => self.resolve(&positions),
+                Job::Damaged(segment) => self.note_damage(segment),
+                Job::End { writer, reply } => drop(reply.send(self.end(writer))),
+            }
+        }
+        if !writes.is_empty() {
+            self.write(writes);
+        }
+        self.measure();
     }
 
     fn charged(&self) -> u64 {

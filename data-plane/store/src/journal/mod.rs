@@ -18,6 +18,8 @@ mod marker;
 mod reading;
 mod scan;
 pub(crate) mod shipping;
+#[cfg(feature = "testing")]
+mod simulated;
 pub mod succession;
 
 use std::{
@@ -33,6 +35,8 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
+#[cfg(feature = "testing")]
+pub use self::simulated::SimulatedDisk;
 use self::{
     disk::{BeforeWrite, Disk, Job, Segment},
     format::{FILE_HEADER_BYTES, HeaderFault, SegmentKey},
@@ -279,6 +283,16 @@ impl Journal {
         before_write: BeforeWrite,
         reading: Reading,
     ) -> Result<Self, JournalError> {
+        let start = |disk, waiting| disk::spawn(disk, waiting).map(Some);
+        Self::start(config, before_write, reading, start)
+    }
+
+    fn start(
+        config: JournalConfig,
+        before_write: BeforeWrite,
+        reading: Reading,
+        start: impl FnOnce(Disk, mpsc::Receiver<Job>) -> Result<Option<JoinHandle<()>>, JournalError>,
+    ) -> Result<Self, JournalError> {
         let dir = config.dir.clone();
         let lock = DirectoryLock::take(&dir).map_err(|error| match error {
             LockError::InUse(owner) => JournalError::InUse {
@@ -304,12 +318,12 @@ impl Journal {
             _lock: Arc::new(lock),
         };
         let (jobs, waiting) = mpsc::channel(limits::JOURNAL_QUEUE_MAX);
-        let thread = disk::spawn(disk, waiting)?;
+        let thread = start(disk, waiting)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
                 jobs: Some(jobs),
-                thread: Some(thread),
+                thread,
                 left: Mutex::new(listed.left),
                 reading,
             }),

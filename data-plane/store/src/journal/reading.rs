@@ -40,6 +40,8 @@ pub(super) enum Unreadable {
 #[derive(Clone)]
 pub(super) struct Reading {
     before: BeforeRead,
+    /// Not on a thread of its own: a simulation knows no other time than its own.
+    at_once: bool,
 }
 
 impl std::fmt::Debug for Reading {
@@ -56,7 +58,19 @@ impl Default for Reading {
 
 impl Reading {
     pub(super) fn with(before: BeforeRead) -> Self {
-        Self { before }
+        Self {
+            before,
+            at_once: false,
+        }
+    }
+
+    /// Without a thread.
+    #[cfg(feature = "testing")]
+    pub(super) fn at_once() -> Self {
+        Self {
+            at_once: true,
+            ..Self::default()
+        }
     }
 
     /// Fills `bytes` with what stands at `offset`.
@@ -105,9 +119,14 @@ impl Reading {
                 true => Unreadable::Fails,
                 false => Unreadable::IsDamage,
             };
-            let (reading, read) = (self.clone(), read.clone());
-            let done = spawn_blocking(move || read(&reading, unreadable)).await;
-            match done.expect("invariant: reading a file does not panic") {
+            let done = if self.at_once {
+                read(self, unreadable)
+            } else {
+                let (reading, read) = (self.clone(), read.clone());
+                let done = spawn_blocking(move || read(&reading, unreadable)).await;
+                done.expect("invariant: reading a file does not panic")
+            };
+            match done {
                 Err(error) if unreadable == Unreadable::Fails && is_lost(&error) => {
                     if !std::mem::replace(&mut told, true) {
                         tracing::error!(%error, patience = ?limits::JOURNAL_UNREADABLE_AFTER, "the disk does not give back what was journaled; trying again, and giving up then what cannot be read");
