@@ -213,6 +213,13 @@ impl Write for Captured {
 async fn no_key_and_no_secret_is_ever_logged() {
     let captured = Captured::default();
     let writer = captured.clone();
+    // While there is only one subscriber, tracing asks the thread that meets a line first whether anybody listens, and keeps
+    // the answer. That may be another test's thread, for which nobody does.
+    let another = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(std::io::sink)
+        .finish();
+    let _another = tracing::Dispatch::new(another);
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
         .with_writer(move || writer.clone())
@@ -220,6 +227,8 @@ async fn no_key_and_no_secret_is_ever_logged() {
     // The test's runtime has one thread, so this covers the server's tasks as well.
     let _guard = tracing::subscriber::set_default(subscriber);
     let api = Api::start().await;
+    // Also for lines that were met just before.
+    tracing::callsite::rebuild_interest_cache();
     let (_, key) = api.tenant_and_key().await;
     let made = api.post(&key, "/v1/endpoints", endpoint()).await.ok();
     let rotate = format!("/v1/endpoints/{}/rotate", made.text("id"));

@@ -10,6 +10,7 @@ use std::{
 };
 
 use crate::{
+    clock::Timestamp,
     id::{PartitionId, Seq, WriterId},
     limits,
     store::Batch,
@@ -27,6 +28,8 @@ struct Inner {
     /// Whose batch came when: the oldest leaves first.
     order: VecDeque<Stream>,
     bytes: usize,
+    /// What was recorded before is gone from the file.
+    expired: Timestamp,
 }
 
 impl Recent {
@@ -34,6 +37,10 @@ impl Recent {
     pub(super) fn put(&self, batch: Batch) {
         let stream = (batch.partition, batch.writer);
         let mut inner = self.lock();
+        // Committed and removed before its acknowledgement was heard of.
+        if batch.last_at < inner.expired {
+            return;
+        }
         let kept = inner.streams.entry(stream).or_default();
         match kept.back().map(|last| last.seq) {
             // Appended again: it is here, or was and has left.
@@ -73,9 +80,13 @@ impl Recent {
         (!batches.is_empty()).then_some(batches)
     }
 
-    /// Forgets all: batches were removed from the file.
-    pub(super) fn clear(&self) {
-        *self.lock() = Inner::default();
+    /// Forgets all: batches that were recorded before `expired` were removed from the file.
+    pub(super) fn clear(&self, expired: Timestamp) {
+        let mut inner = self.lock();
+        *inner = Inner {
+            expired: expired.max(inner.expired),
+            ..Inner::default()
+        };
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -115,7 +126,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::clock::Timestamp;
 
     const MINE: (PartitionId, WriterId) = (PartitionId::new(1), WriterId::from_u64(7));
 
@@ -150,6 +160,22 @@ mod tests {
         recent.put(batch(7, 10));
         assert_eq!(read(&recent, 2, 9), None, "the sixth is missing");
         assert_eq!(read(&recent, 6, 9), Some(vec![7]));
+    }
+
+    #[test]
+    fn what_was_removed_before_it_came_does_not_come() {
+        let recent = Recent::default();
+        recent.put(batch(1, 10));
+        recent.clear(Timestamp::from_millis(5));
+        assert_eq!(read(&recent, 0, 9), None);
+        recent.put(batch(2, 10));
+        assert_eq!(read(&recent, 1, 9), None, "it is as old as the first");
+        let at = Timestamp::from_millis(5);
+        recent.put(Batch {
+            last_at: at,
+            ..batch(3, 10)
+        });
+        assert_eq!(read(&recent, 2, 9), Some(vec![3]));
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl SqliteStore {
         }
         if removed > 0 {
             // What is gone from the file is gone.
-            self.recent.clear();
+            self.recent.clear(aged);
         }
         for writer in [log, main] {
             repeat(writer, shrink).await?;
