@@ -102,7 +102,7 @@ impl Process {
             began,
         };
         let env = Env {
-            store: SimStore::new(link.clone(), Arc::clone(&hints)),
+            store: SimStore::new(link.clone(), Arc::clone(&hints), kind),
             link,
             clock: Arc::new(SimClock {
                 began,

@@ -24,7 +24,11 @@ use qrelay_store::{
     },
 };
 
-use super::sim::{Link, unavailable};
+use super::{
+    process::Kind,
+    sim::{Link, unavailable},
+    world::OTHERS_END,
+};
 
 /// What makes events' ids.
 pub(super) fn ids() -> IdCipher {
@@ -36,16 +40,28 @@ pub(super) struct SimStore {
     link: Link,
     hints: Arc<Hints>,
     install: Install,
+    /// Up to where partitions are claimed, as far as the process is to know.
+    claimed: u16,
 }
 
 impl SimStore {
-    pub(super) fn new(link: Link, hints: Arc<Hints>) -> Arc<Self> {
+    pub(super) fn new(link: Link, hints: Arc<Hints>, kind: Kind) -> Arc<Self> {
+        // Deliverers would lease them.
+        let claimed = match kind {
+            Kind::Writer => OTHERS_END,
+            Kind::Reader | Kind::Deliverer | Kind::Successor => 0,
+        };
         let install = Install {
             partitions: link.sim.partitions,
             ids: ids(),
             created_at: Timestamp::EPOCH,
         };
-        Arc::new(Self { link, hints, install })
+        Arc::new(Self {
+            link,
+            hints,
+            install,
+            claimed,
+        })
     }
 
     fn stamp(&self) -> u64 {
@@ -343,9 +359,9 @@ impl Registry for SimStore {
         not_simulated()
     }
 
-    // No tenant of the simulation has partitions of its own, so that these are no calls that could fail.
+    // They were claimed before the simulation began, so that these are no calls that could fail.
     async fn own_partitions(&self) -> Result<u16> {
-        Ok(self.install().partitions)
+        Ok(self.install().partitions.max(self.claimed))
     }
 
     async fn claimed_at(&self, _: PartitionId) -> Result<ConfigSeq> {

@@ -54,7 +54,9 @@ pub(super) struct Run {
 }
 
 /// The other partitions of deliverers' tenants; nobody leases them.
-pub(super) const OTHERS: [PartitionId; 2] = [PartitionId::new(40), PartitionId::new(41)];
+pub(super) const OTHERS: [PartitionId; 2] = [PartitionId::new(1), PartitionId::new(2)];
+/// The first partition behind them.
+pub(super) const OTHERS_END: u16 = 3;
 /// After the healing the next of what was promised comes within so long: a lease is taken over, a writer is found silent,
 /// and what was tried and failed is tried again.
 const HEALED_WITHIN: Millis = 90_000;
