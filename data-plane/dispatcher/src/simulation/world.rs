@@ -595,12 +595,10 @@ impl World {
         self.reveal();
     }
 
-    /// What the store has lost is waited for.
+    /// What the store has lost is waited for, one after the other.
     fn healed_within(&self) -> Millis {
-        match self.sim.lock().book.lost.is_empty() {
-            true => HEALED_WITHIN,
-            false => HEALED_WITHIN + Millis::try_from(GAP_AFTER.as_millis()).expect("minutes"),
-        }
+        let lost = self.sim.lock().book.lost.len() as u64;
+        HEALED_WITHIN + lost * Millis::try_from(GAP_AFTER.as_millis()).expect("minutes")
     }
 
     fn missing(&self) -> usize {
